@@ -1,0 +1,137 @@
+"""The configuration as typed values: what the rest of the program is given, whatever it was written in.
+
+Field docstrings are not repeated in docs by hand: `tests/test_docs.py` holds every field against docs/configuration.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+from xrouter.secret import Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    drain_s: float = 30.0
+    header_timeout_s: float = 10.0  # the whole head of a request must have come by then
+    body_timeout_s: float = 30.0  # the longest pause while a body is coming
+    idle_timeout_s: float = 75.0  # a kept-alive connection without a request
+    write_timeout_s: float = 60.0  # a client that takes no byte for so long is cut off
+    max_header_bytes: int = 32 * 1024
+    max_headers: int = 100
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-For is believed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    token: Secret = Secret("")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    ca_file: str | None = None  # PEM, added to the system's store
+    verify: bool = True
+    cert_file: str | None = None  # client certificate, PEM
+    key_file: str | None = None
+    key_password: Secret | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    connect_s: float = 10.0
+    first_byte_s: float = 60.0
+    idle_s: float = 180.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """What every upstream has. A provider's own Config adds its keys: credentials, scope, folder, …"""
+
+    provider: str
+    base_url: str
+    tls: Tls = field(default_factory=Tls)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    concurrency: int | None = None  # simultaneous calls; None: the provider's own default
+    queue_s: float = 30.0  # the longest wait for a free place
+    engine: Literal["http1", "httpx2"] | None = None  # None: http1, or httpx2 where `proxy` is set
+    proxy: str | None = None
+    keep_alive_s: float = 30.0  # an idle pooled connection is closed after that
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSettings:
+    upstream: str
+    model: str
+    surface: Literal["native", "openai"] | None = None
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Credits per `per` tokens. `cached_input` and `reasoning` default to `input` and `output`."""
+
+    input: Decimal
+    output: Decimal = Decimal(0)
+    cached_input: Decimal | None = None
+    reasoning: Decimal | None = None
+    image: Decimal | None = None  # per image
+    request: Decimal = Decimal(0)  # per request
+    per: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    routes: tuple[RouteSettings, ...]
+    name: str | None = None
+    description: str | None = None
+    kind: Literal["chat", "embedding"] = "chat"
+    context: int | None = None
+    max_output: int | None = None
+    aliases: tuple[str, ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)  # suffix → branch of the upstream's model
+    inputs: tuple[Literal["text", "image"], ...] = ("text",)
+    tools: bool = True
+    reasoning: bool = False
+    json_schema: Literal["native", "function"] | None = None  # None: the provider's default way
+    price: Price | Literal["free"] | None = None
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    hold_lease_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    requests: tuple[str, ...] = ()  # "20/minute", as the limits package writes them
+    tokens: tuple[str, ...] = ()
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilterEntry:
+    """One line of `filters`: the name or path as written, its decoded Config, and where it stands."""
+
+    name: str
+    filter: type[Any]
+    config: Any
+    place: str  # file:line:column
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    upstreams: Mapping[str, UpstreamSettings]
+    models: Mapping[str, ModelSettings]
+    filters: tuple[FilterEntry, ...]
+    server: Server = field(default_factory=Server)
+    store: str = "sqlite:///xrouter.db"
+    redis: str | None = None
+    admin: Admin = field(default_factory=Admin)
+    ledger: Ledger = field(default_factory=Ledger)
+    tiers: Mapping[str, Tier] = field(default_factory=dict)

@@ -1,0 +1,256 @@
+"""What one request carries down the chain: typed facts, each written once, by one writer.
+
+| fact        | written by                | read by                                  |
+|-------------|---------------------------|------------------------------------------|
+| principal   | auth                      | rate_limit, routing, quota, log          |
+| call        | body                      | routing, token_count, quota, dispatch    |
+| route       | routing                   | quota (dearest price), dispatch          |
+| estimate    | token_count               | rate_limit, quota, dispatch              |
+| quote       | quota                     | dispatch (cost in the answer), log       |
+| outcome     | dispatch, on the way up   | quota, rate_limit, log                   |
+
+The request id, the generation id, the endpoint and the times are set by `edge` when it makes the context. A plugin keeps
+its own data in `ctx.stash` under a key object of its own.
+"""
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, overload
+
+import msgspec
+
+from xrouter.errors import XRouterError
+from xrouter.events import Usage
+from xrouter.wire import ChatRequest, CompletionRequest, EmbeddingRequest, Message, Request
+
+T = TypeVar("T")
+Scope = MutableMapping[str, Any]
+
+
+class ContractError(Exception):
+    """A filter read a fact that nobody wrote, or wrote one twice: a mistake in the program, not in the request."""
+
+
+class Once(Generic[T]):
+    """A fact: reading it before it is written, or writing it twice, is a `ContractError` that names it."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> "Once[T]": ...
+    @overload
+    def __get__(self, instance: "RequestContext", owner: type) -> T: ...
+    def __get__(self, instance: "RequestContext | None", owner: type) -> "Once[T] | T":
+        if instance is None:
+            return self
+        try:
+            return cast(T, instance._facts[self.name])
+        except KeyError:
+            raise ContractError(f"no filter has provided `{self.name}` for this request") from None
+
+    def __set__(self, instance: "RequestContext", value: T) -> None:
+        if self.name in instance._facts:
+            raise ContractError(f"`{self.name}` is already provided")
+        instance._facts[self.name] = value
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One operation of the HTTP contract. `inference` ones reach an upstream and go through the whole chain."""
+
+    name: str  # "chat", "completions", "embeddings", "models", …
+    method: str
+    inference: bool
+    management: bool = False  # needs a management key or the admin token
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling."""
+
+    key_id: str  # the key's public hash; safe to log
+    account: str
+    name: str = ""
+    tier: str | None = None
+    models: frozenset[str] | None = None  # the models this key may use; None: all
+    management: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the client asks for, decoded and checked once.
+
+    `body` is the JSON object as it came, with fields that we do not know; `request` the same, typed. `raw` is the very
+    bytes that came, or None once the call was rewritten.
+    """
+
+    kind: Literal["chat", "completions", "embeddings"]
+    request: Request
+    body: dict[str, Any]
+    raw: bytes | None = None
+
+    @property
+    def stream(self) -> bool:
+        return not isinstance(self.request, EmbeddingRequest) and bool(self.request.stream)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models asked for, most wanted first: `model`, then OpenRouter's `models`."""
+        wanted = ([self.request.model] if self.request.model else []) + (self.request.models or [])
+        return tuple(dict.fromkeys(wanted))
+
+    def prompt(self) -> list[str]:
+        """The texts that the model will read, one per message, prompt or input."""
+        match self.request:
+            case ChatRequest(messages=messages):
+                return [_message_text(message) for message in messages]
+            case CompletionRequest(prompt=prompt):
+                return [prompt] if isinstance(prompt, str) else list(prompt)
+            case EmbeddingRequest(input=inputs):
+                return [inputs] if isinstance(inputs, str) else [item for item in inputs if isinstance(item, str)]
+
+    def map_text(self, change: Callable[[str], str]) -> "Call":
+        """The same call with `change` applied to every text that a person wrote: message contents, prompt, input."""
+        body = dict(self.body)
+        if "messages" in body:
+            body["messages"] = [
+                {**message, "content": _map_content(message["content"], change)} if message.get("content") else message
+                for message in body["messages"]
+            ]
+        for key in ("prompt", "input"):
+            if key in body:
+                body[key] = _map_content(body[key], change)
+        return replace(self, request=msgspec.convert(body, type(self.request)), body=body, raw=None)
+
+
+def _message_text(message: Message) -> str:
+    text = message.text()
+    for call in message.tool_calls or ():
+        text += call.function.name + call.function.arguments
+    return text
+
+
+def _map_content(content: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(content, str):
+        return change(content)
+    if isinstance(content, list):
+        return [
+            {**item, "text": change(item["text"])}
+            if isinstance(item, dict) and isinstance(item.get("text"), str)
+            else change(item)
+            if isinstance(item, str)
+            else item
+            for item in content
+        ]
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place that can serve the call: a configured upstream and the model's name there."""
+
+    upstream: str
+    model: str  # the provider's own model id, e.g. GigaChat-2-Max, yandexgpt/rc
+    public_model: str  # the configured id that is being served, e.g. gigachat/max: what price and policy go by
+    surface: str | None = None  # which of the provider's APIs, where it has several ("native" | "openai")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The targets to try, in order. `requested` is the model name as the client wrote it, echoed in the answer."""
+
+    requested: str
+    targets: tuple[Target, ...]
+    retries: int = 0
+    fallback: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tokens as counted here before the call: what a hold and a token limit go by until the provider reports."""
+
+    input_tokens: int
+    output_cap: int | None  # the client's own bound, None if it set none
+    count: Callable[[str], int]  # the same counter, for text of the answer
+
+
+class Quote(Protocol):
+    """The price fixed at admission."""
+
+    def cost(self, usage: Usage) -> int:
+        """Nanocredits for `usage`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at one target. `status` is the upstream's HTTP status, 0 where none came."""
+
+    upstream: str
+    model: str
+    status: int
+    error: str | None  # the error's type, None if this attempt served
+    started_s: float  # since the request's start
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the call ended.
+
+    `end`: complete | client_abort (the client left) | upstream_error (failed or was cut) | refused (ended before any
+    upstream was asked) | shutdown. `usage` is None if nothing was generated. `delivered_chars` counts what went to the
+    client.
+    """
+
+    end: Literal["complete", "client_abort", "upstream_error", "refused", "shutdown"]
+    usage: Usage | None
+    target: Target | None
+    attempts: tuple[Attempt, ...] = ()
+    finish_reason: str | None = None
+    native_finish_reason: str | None = None
+    upstream_id: str | None = None
+    upstream_model: str | None = None
+    first_token_s: float | None = None
+    upstream_s: float = 0.0  # time spent waiting for upstreams, the request's own overhead is the rest
+    delivered_text: str = ""
+    error: XRouterError | None = None
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """One request's facts. Made by `edge`, found by `context(scope)`."""
+
+    request_id: str
+    generation_id: str
+    endpoint: Endpoint
+    started: float  # monotonic
+    started_at: float  # wall clock
+    client_ip: str = ""
+    path_args: dict[str, str] = field(default_factory=dict)
+    session_id: str | None = None
+    response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to the response by `edge`
+    stash: dict[object, Any] = field(default_factory=dict)
+    _facts: dict[str, Any] = field(default_factory=dict)
+
+    def provided(self, fact: str) -> bool:
+        """Whether `fact` has been written; for readers that can do without it."""
+        return fact in self._facts
+
+    def amend_call(self, call: Call) -> None:
+        """Put a rewritten call in the place of the one that `body` provided: how a filter changes a request."""
+        if "call" not in self._facts:
+            raise ContractError("no filter has provided `call` for this request")
+        self._facts["call"] = call
+
+    principal = Once[Principal]()
+    call = Once[Call]()
+    route = Once[Route]()
+    estimate = Once[Estimate]()
+    quote = Once[Quote]()
+    outcome = Once[Outcome]()
+
+
+def context(scope: Scope) -> RequestContext:
+    """The context of the request that `scope` belongs to."""
+    return cast(RequestContext, scope["xrouter"])

@@ -1,0 +1,1 @@
+"""One file per filter, pure ASGI."""

@@ -1,0 +1,26 @@
+"""What a filter is, and what it is given."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, ClassVar, Protocol
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Filter(Protocol):
+    """One step of the chain: a small pure ASGI class, understandable alone.
+
+    What belongs to one request is local to `__call__`, never on `self`. Refuse by raising from `xrouter.errors`. Facts are
+    read from and written to `context(scope)`. `__init__` does no I/O; the optional `async start()` and `async aclose()` do.
+    """
+
+    needs: ClassVar[frozenset[str] | set[str]]  # facts that a filter above must have provided
+    provides: ClassVar[frozenset[str] | set[str]]  # facts that this one writes
+    Config: ClassVar[type[Any]]  # a frozen dataclass; ValueError in __post_init__ is reported at the entry's line
+
+    def __init__(self, app: ASGIApp, config: Any, services: Any) -> None: ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...

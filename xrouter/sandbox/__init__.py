@@ -1,0 +1,1 @@
+"""Provider emulators: try, demo and test without credentials."""

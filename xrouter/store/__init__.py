@@ -1,0 +1,1 @@
+"""The database: one schema, one module per aggregate."""

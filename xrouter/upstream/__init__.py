@@ -1,0 +1,1 @@
+"""Bytes to and from an upstream: pool, TLS, deadlines, cancellation, sign-in."""
