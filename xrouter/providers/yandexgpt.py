@@ -1,0 +1,131 @@
+"""YandexGPT: Yandex's native text generation and its OpenAI-compatible surface, behind one upstream.
+
+This file chooses; how each surface speaks is in `yandexgpt_native`, `yandexgpt_compatible` and `yandexgpt_embeddings`. What
+the other files of the name `yandexgpt_*` hold is in their first lines. Left out: the Responses API, images, files and agents.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import msgspec
+from msgspec import Struct
+
+from xrouter.config.settings import ModelSettings
+from xrouter.context import Call, Target
+from xrouter.errors import UpstreamProtocolError
+from xrouter.providers.base import Provider, Purpose, Translator
+from xrouter.providers.yandexgpt_access import Access
+from xrouter.providers.yandexgpt_async import AsyncCompletion
+from xrouter.providers.yandexgpt_compatible import CompatibleTranslator
+from xrouter.providers.yandexgpt_config import YandexGPTSettings
+from xrouter.providers.yandexgpt_embeddings import EmbeddingTranslator
+from xrouter.providers.yandexgpt_iam import IamFlow, MetadataFlow, bearer, load_key
+from xrouter.providers.yandexgpt_models import Scheme, Surface, YandexModel
+from xrouter.providers.yandexgpt_native import NativeTranslator
+from xrouter.providers.yandexgpt_tokenize import TokenCounter
+from xrouter.upstream.base import UpstreamAnswer, UpstreamRequest
+from xrouter.upstream.signin import FixedSignIn, SignIn, TokenFlow
+from xrouter.wire import ChatRequest
+from xrouter.world import World
+
+_ALWAYS = frozenset(
+    {"temperature", "max_tokens", "max_completion_tokens", "stop", "response_format", "structured_outputs"}
+)
+_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+_REASONING = frozenset({"reasoning", "reasoning_effort"})
+_EMBEDDING = frozenset({"dimensions", "encoding_format", "input_type"})
+
+
+class _ListedModel(Struct):
+    id: str
+
+
+class _ModelList(Struct):
+    data: list[_ListedModel]
+
+
+class YandexGPT(Provider):
+    """One folder at Yandex, with the credentials that belong to it."""
+
+    Config = YandexGPTSettings
+    default_concurrency: ClassVar[int | None] = 10  # a folder's quota of simultaneous generations (section 14)
+    supported_parameters = _ALWAYS | _TOOLS | _REASONING | _EMBEDDING
+
+    def __init__(self, config: YandexGPTSettings, world: World) -> None:
+        self._config = config
+        self._world = world
+        self._access = Access(config, world)
+
+    def sign_in(self) -> SignIn | TokenFlow:
+        config = self._config
+        if config.api_key:
+            return FixedSignIn(((b"authorization", b"Api-Key " + config.api_key.reveal().encode()),))
+        if config.iam_token:
+            return FixedSignIn(bearer(config.iam_token.reveal()))
+        if config.oauth_token:
+            return IamFlow.for_person(config.iam_url, config.oauth_token, self._world)
+        if config.metadata_url:
+            return MetadataFlow(config.metadata_url, self._world)
+        assert config.service_account_key_file, "the settings hold exactly one way to sign in"
+        key = load_key(config.service_account_key_file)
+        return IamFlow.for_service_account(config.iam_url, key, config.iam_audience, self._world)
+
+    def translator(self, call: Call, target: Target, purpose: Purpose) -> Translator:
+        if call.kind == "embeddings":
+            model = self._access.model(target.model, "emb")
+            surface: Surface = "openai" if target.surface == "openai" else "native"
+            return EmbeddingTranslator(self._access, model, surface, call, purpose)
+        model = self._access.model(target.model, "gpt")
+        if _surface(model, target, _has_tools(call)) == "native":
+            return NativeTranslator(self._access, model, call, purpose)
+        return CompatibleTranslator(self._access, model, call, purpose)
+
+    def token_counter(self, target: Target) -> TokenCounter:
+        """Yandex's own count, for its own models."""
+        return TokenCounter(self._access, self._access.model(target.model, "gpt"))
+
+    def async_completion(self, call: Call, target: Target, purpose: Purpose) -> AsyncCompletion:
+        """The same completion in asynchronous mode, for a batch."""
+        return AsyncCompletion(self._access, self._access.model(target.model, "gpt"), call, purpose)
+
+    def list_models(self) -> UpstreamRequest:
+        return self._access.openai("models", b"")
+
+    def read_models(self, answer: UpstreamAnswer) -> Sequence[str]:
+        """The folder's own text and embedding models by their short names; other folders' shared ones are left out."""
+        if answer.status != 200:
+            raise self._access.error(answer)
+        try:
+            listed = msgspec.json.decode(answer.body, type=_ModelList).data
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise UpstreamProtocolError("The upstream's list of models could not be understood") from None
+        names = (self._short_name(model.id) for model in listed)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    def parameters(self, model: ModelSettings, target: Target) -> frozenset[str]:
+        if model.kind == "embedding":
+            return _EMBEDDING
+        yandex_model = self._access.model(target.model, "gpt")
+        native = _surface(yandex_model, target, has_tools=False) == "native"
+        reasons = yandex_model.reasons_hidden if native else model.reasoning
+        return _ALWAYS | (_TOOLS if model.tools else frozenset()) | (_REASONING if reasons else frozenset())
+
+    def _short_name(self, uri: str) -> str | None:
+        schemes: tuple[Scheme, ...] = ("gpt", "emb")
+        for scheme in schemes:
+            if uri.startswith(f"{scheme}://"):
+                try:
+                    return YandexModel.parse(uri, self._config.folder, scheme).short
+                except ValueError:
+                    return None
+        return None
+
+
+def _surface(model: YandexModel, target: Target, has_tools: bool) -> Surface:
+    """The route's choice, or the model's. Tools go to the compatible surface where the native one cannot run them."""
+    native = target.surface == "native" or (target.surface is None and model.default_surface == "native")
+    return "native" if native and (model.calls_tools_natively or not has_tools) else "openai"
+
+
+def _has_tools(call: Call) -> bool:
+    return isinstance(call.request, ChatRequest) and bool(call.request.tools or call.request.functions)

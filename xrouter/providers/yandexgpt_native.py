@@ -1,0 +1,108 @@
+"""Chat over Yandex's native surface: cumulative lines in, events out. Source: the sheet's sections 3 to 5 and 7."""
+
+from collections.abc import Sequence
+
+from xrouter.context import Call
+from xrouter.errors import UpstreamProtocolError, XRouterError
+from xrouter.events import Event
+from xrouter.providers.base import Exchange, Purpose, Translator
+from xrouter.providers.ndjson import NdjsonSplitter
+from xrouter.providers.stop import StopCutter
+from xrouter.providers.yandexgpt_access import Access
+from xrouter.providers.yandexgpt_completion import CompletionReader
+from xrouter.providers.yandexgpt_errors import refuse_markup
+from xrouter.providers.yandexgpt_models import YandexModel
+from xrouter.providers.yandexgpt_native_request import native_request
+from xrouter.providers.yandexgpt_native_wire import Completion, decode_line
+from xrouter.providers.yandexgpt_request import refuse_downgrades, wanted
+from xrouter.upstream.base import Headers, UpstreamAnswer, header
+from xrouter.wire import decode_json, encode_json
+
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
+
+
+class NativeTranslator(Translator):
+    """One completion. A whole answer is a stream of one line, which need not stand on one line."""
+
+    def __init__(self, access: Access, model: YandexModel, call: Call, purpose: Purpose) -> None:
+        self._access = access
+        self._wanted = wanted(call, model, purpose.model)
+        self._model = model
+        reasoning_dropped = self._wanted.reasons and not model.reasons_hidden
+        self.downgrades = (*self._wanted.downgrades, *(("reasoning_effort",) if reasoning_dropped else ()))
+        self._cutter = StopCutter(self._wanted.stop)
+        self._reader = CompletionReader(purpose.generation_id, access.settings.hold_back_chars)
+        self._lines = NdjsonSplitter()
+        self._whole: list[bytes] = []
+        self._size = 0
+        self._failed: XRouterError | None = None
+
+    @property
+    def rewrites(self) -> int:
+        """How often the model took back text that was already sent: for a metric."""
+        return self._reader.text.rewrites
+
+    def exchange(self) -> Exchange:
+        refuse_downgrades(self.downgrades, self._access.settings.strict)
+        request = native_request(self._wanted, self._model, stream=self._wanted.stream)
+        yield from ()  # no requests before the completion itself
+        return self._access.native("completion", encode_json(request), private=self._wanted.private)
+
+    def started(self, status: int, headers: Headers) -> None:
+        refuse_markup(headers)
+        name = header(headers, b"x-request-id") or header(headers, b"x-server-trace-id")
+        self.upstream_id = name.decode("latin-1") if name else None
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        if not self._wanted.stream:
+            self._size += len(data)
+            if self._size > _MAX_ANSWER_BYTES:
+                raise UpstreamProtocolError(
+                    "The upstream's answer is too long", detail=f"over {_MAX_ANSWER_BYTES} bytes"
+                )
+            self._whole.append(data)
+            return ()
+        return self._read(self._lines.feed(data))
+
+    def finish(self) -> Sequence[Event]:
+        if self._failed is not None and not self._cutter.cut:
+            raise self._failed
+        events = self._read(self._lines.finish() if self._wanted.stream else [b"".join(self._whole)])
+        if not self._cutter.cut:  # else the answer has ended for the client, whatever became of the rest
+            events += self._cutter.apply(self._reader.end())
+        return events
+
+    @property
+    def complete(self) -> bool:
+        return self._failed is not None or self._reader.ended
+
+    def error(self, answer: UpstreamAnswer) -> XRouterError:
+        return self._access.error(answer)
+
+    def _read(self, lines: Sequence[bytes]) -> list[Event]:
+        """The events of some lines. Those before a line that is an error are delivered first, `finish` then raises it."""
+        events: list[Event] = []
+        for data in lines:
+            if self.complete:
+                break
+            try:
+                news = self._reader.take(self._completion(data))
+            except XRouterError as error:
+                self._failed = error
+                if events or self._cutter.cut:
+                    break
+                raise
+            if self._reader.filtered:
+                self._cutter.flush()  # text that waits for its stop sequence is dropped with the rest
+            events += self._cutter.apply(news)
+        self.usage = self._reader.usage
+        self.upstream_model = self._reader.model_version
+        return events
+
+    def _completion(self, data: bytes) -> Completion:
+        line = decode_line(data)
+        if line.result is not None:
+            return line.result
+        if line.error or line.message:
+            raise self._access.error_in_body(decode_json(data))
+        raise UpstreamProtocolError(detail="a line with neither a result nor an error")
