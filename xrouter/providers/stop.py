@@ -61,7 +61,7 @@ class StopCutter:
             self.cut = True
             self._held = ""
             return text[: min(found)[1]]
-        kept_from = min(self._opening(text, stop) for stop in self._sequences)
+        kept_from = min(opening(text, stop) for stop in self._sequences)
         self._held = text[kept_from:]
         return text[:kept_from]
 
@@ -70,12 +70,12 @@ class StopCutter:
         held, self._held = self._held, ""
         return held
 
-    @staticmethod
-    def _opening(text: str, stop: str) -> int:
-        """Where the longest end of `text` that `stop` begins with starts; `len(text)` if there is none."""
-        start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
-        while start >= 0:
-            if stop.startswith(text[start:]):
-                return start
-            start = text.find(stop[0], start + 1)
-        return len(text)
+
+def opening(text: str, sequence: str) -> int:
+    """Where the longest end of `text` that `sequence` begins with starts; `len(text)` if there is none."""
+    start = text.find(sequence[0], max(0, len(text) - len(sequence) + 1))
+    while start >= 0:
+        if sequence.startswith(text[start:]):
+            return start
+        start = text.find(sequence[0], start + 1)
+    return len(text)
