@@ -1,7 +1,7 @@
 """YandexGPT: Yandex's native text generation and its OpenAI-compatible surface, behind one upstream.
 
 This file chooses; how each surface speaks is in `yandexgpt_native`, `yandexgpt_compatible` and `yandexgpt_embeddings`. What
-the other files of the name `yandexgpt_*` hold is in their first lines. Left out: the Responses API, images, files and agents.
+the other files of the name `yandexgpt_*` hold is in their first lines. Left out: Responses API, images, files.
 """
 
 from collections.abc import Sequence

@@ -22,10 +22,10 @@ from xrouter.providers.yandexgpt_compatible_wire import (
     decode_chunk,
     read_usage,
 )
-from xrouter.providers.yandexgpt_errors import refuse_markup
-from xrouter.providers.yandexgpt_models import YandexModel
+from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
+from xrouter.providers.yandexgpt_models import YandexModel, served_name
 from xrouter.providers.yandexgpt_request import refuse_downgrades, wanted
-from xrouter.upstream.base import Headers, UpstreamAnswer, header
+from xrouter.upstream.base import Headers, UpstreamAnswer
 from xrouter.wire import decode_json, encode_json
 
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -71,8 +71,7 @@ class CompatibleTranslator(Translator):
 
     def started(self, status: int, headers: Headers) -> None:
         refuse_markup(headers)
-        name = header(headers, b"x-request-id") or header(headers, b"x-server-trace-id")
-        self.upstream_id = name.decode("latin-1") if name else None
+        self.upstream_id = answer_name(headers)
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if self._at_start and (opening := data.lstrip()):
@@ -133,8 +132,8 @@ class CompatibleTranslator(Translator):
             raise self._access.error_in_body(decode_json(data))
         if chunk.usage is not None:
             self.usage = read_usage(chunk.usage)
-        self.upstream_id = self.upstream_id or chunk.id
-        self.upstream_model = chunk.model or self.upstream_model
+        if chunk.model:
+            self.upstream_model = served_name(chunk.model)
         if not chunk.choices:
             if chunk.usage is None and chunk.choices is None:
                 raise UpstreamProtocolError(detail="a chunk with neither choices nor usage")

@@ -107,7 +107,6 @@ class CompatibleUsage(Struct):
 class Chunk(Struct):
     """A chunk of a stream, or a whole answer. `error` may stand in either, whatever the status was."""
 
-    id: str | None = None
     model: str | None = None
     choices: list[Choice] | None = None
     usage: CompatibleUsage | None = None

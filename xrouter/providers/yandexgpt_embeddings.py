@@ -15,9 +15,9 @@ from xrouter.errors import BadRequest, InternalError, UpstreamProtocolError, XRo
 from xrouter.events import Embedding, Event, Usage
 from xrouter.providers.base import Exchange, Purpose, Translator
 from xrouter.providers.yandexgpt_access import Access
-from xrouter.providers.yandexgpt_errors import refuse_markup
-from xrouter.providers.yandexgpt_models import Surface, YandexModel
-from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest, header
+from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
+from xrouter.providers.yandexgpt_models import Surface, YandexModel, served_name
+from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest
 from xrouter.wire import EmbeddingRequest, decode_json, encode_json
 
 _PACE = ("embeddings", 10.0)  # calls a second that a folder may make
@@ -93,8 +93,7 @@ class EmbeddingTranslator(Translator):
 
     def started(self, status: int, headers: Headers) -> None:
         refuse_markup(headers)
-        name = header(headers, b"x-request-id") or header(headers, b"x-server-trace-id")
-        self.upstream_id = name.decode("latin-1") if name else None
+        self.upstream_id = answer_name(headers)
 
     def feed(self, data: bytes) -> Sequence[Event]:
         self._size += len(data)
@@ -135,7 +134,8 @@ class EmbeddingTranslator(Translator):
         self._events.append(Embedding(len(self._events), vector))
         tokens = answer.usage.prompt_tokens if answer.usage is not None else answer.num_tokens
         self._tokens = None if tokens is None or tokens < 0 or self._tokens is None else self._tokens + tokens
-        self.upstream_model = answer.model_version or answer.model
+        if served := answer.model_version or answer.model:
+            self.upstream_model = served_name(served)
 
 
 def _texts(request: EmbeddingRequest) -> list[str]:

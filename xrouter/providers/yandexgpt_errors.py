@@ -8,8 +8,6 @@ Codes decide; texts, which may change, only tell apart what shares a code.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -25,6 +23,7 @@ from xrouter.errors import (
     UpstreamTimeout,
     XRouterError,
 )
+from xrouter.providers.retry_after import retry_after_s
 from xrouter.secret import Secret
 from xrouter.upstream.base import Headers, UpstreamAnswer, header
 from xrouter.wire import decode_json
@@ -81,8 +80,9 @@ _HIDDEN = (
     # Keys and tokens by their openings, then any long word with a digit in it: ids, folders, keys of tomorrow's form.
     re.compile(r"\b(?:AQVN|t1\.|y[0-3]_|ya29\.|Bearer\s|Api-Key\s)\S+"),
     re.compile(r"(?<=://)[^/\s'\"]+"),  # the folder in a model's URI
-    re.compile(r"\b(?=[\w-]*\d)[\w-]{16,}"),
+    re.compile(r"\b(?=\w*\d)\w{16,}"),
 )
+_ANSWER_NAME = re.compile(rb"[0-9a-fA-F:-]{8,100}")  # UUIDs and trace ids; nothing else is believed to be one
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 
@@ -98,15 +98,13 @@ class Failure:
 def error_for(answer: UpstreamAnswer, world: World, secrets: Sequence[Secret] = ()) -> XRouterError:
     """What an answer other than 2xx means to the client."""
     failure = read_failure(answer.body, answer.status)
-    request_id = header(answer.headers, b"x-request-id") or b""
-    trace_id = header(answer.headers, b"x-server-trace-id") or b""
-    where = " ".join(
-        f"{name}={value.decode('latin-1')}"
-        for name, value in (("x-request-id", request_id), ("x-server-trace-id", trace_id))
-        if value
+    return meaning(
+        failure,
+        answer.status,
+        secrets,
+        wait_s=retry_after_s(answer.headers, world),
+        where=answer_name(answer.headers) or "",
     )
-    retry_after_s = _retry_after_s(header(answer.headers, b"retry-after"), world)
-    return meaning(failure, answer.status, secrets, retry_after_s=retry_after_s, where=where)
 
 
 def error_in_body(body: Any, secrets: Sequence[Secret] = ()) -> XRouterError:
@@ -163,7 +161,7 @@ def meaning(
     http_status: int,
     secrets: Sequence[Secret] = (),
     *,
-    retry_after_s: float | None = None,
+    wait_s: float | None = None,
     where: str = "",
 ) -> XRouterError:
     """The table of section 14. `where`: what names this answer in Yandex's logs."""
@@ -171,16 +169,16 @@ def meaning(
     detail = f"HTTP {http_status}{code} {where} {harmless(failure.text, secrets, _DETAIL_CHARS)}".strip()
     text = failure.text
     match failure.status:
-        case 400 | 402 | 409 | 422 if _TOO_LONG.search(text):
+        case 400 | 422 | 502 if _TOO_LONG.search(text):  # 502: an error under status 200 that has no code we know
             return ContextLengthExceeded(detail=detail)
         case 400 if _FOLDER_MISMATCH.search(text):
-            return UpstreamError(
+            return _final(
                 "The upstream's folder and its credentials do not belong together",
-                status=500,
-                type=CONFIGURATION_ERROR,
-                retry=False,
-                upstream_status=http_status,
-                detail=detail,
+                500,
+                CONFIGURATION_ERROR,
+                http_status,
+                detail,
+                error_type="server",
             )
         case 400 if _MODEL_URI.search(text):
             return BadRequest("The upstream does not know this model by its configured name", detail=detail)
@@ -199,9 +197,11 @@ def meaning(
                 detail=detail,
             )
         case 403:
-            return _upstream("The upstream does not permit this", 403, "permission_denied", False, http_status, detail)
+            return _final("The upstream does not permit this", 403, "permission_denied", http_status, detail)
         case 404:
-            return _upstream("The upstream has no such model", 404, "model_not_found", False, http_status, detail)
+            return _final(
+                "The upstream has no such model", 404, "model_not_found", http_status, detail, error_type="not_found"
+            )
         case 408 | 499 | 504:
             return UpstreamTimeout(retry=failure.status != 499, upstream_status=http_status, detail=detail)
         case 413:
@@ -215,29 +215,48 @@ def meaning(
                 status=429,
                 type="rate_limit_exceeded",
                 upstream_status=http_status,
-                retry_after_s=retry_after_s,
+                retry_after_s=wait_s,
                 detail=detail,
+                metadata={"error_type": "rate_limit_exceeded"},
             )
         case 501:
-            return _upstream("The upstream cannot do this", 501, "not_supported", False, http_status, detail)
+            return _final(
+                "The upstream cannot do this",
+                501,
+                "not_supported",
+                http_status,
+                detail,
+                error_type="provider_unavailable",
+            )
         case 503:
             return UpstreamError(
                 "The upstream is unavailable",
                 status=503,
                 upstream_status=http_status,
-                retry_after_s=retry_after_s,
+                retry_after_s=wait_s,
                 detail=detail,
             )
         case status if status >= 500:
-            return UpstreamError(upstream_status=http_status, retry_after_s=retry_after_s, detail=detail)
+            return UpstreamError(upstream_status=http_status, retry_after_s=wait_s, detail=detail)
         case status if status >= 400:
             return BadRequest("The upstream refused the request", detail=detail)
         case _:
             return UpstreamProtocolError(upstream_status=http_status, detail=detail)
 
 
-def _upstream(message: str, status: int, type: str, retry: bool, upstream_status: int, detail: str) -> UpstreamError:
-    return UpstreamError(message, status=status, type=type, retry=retry, upstream_status=upstream_status, detail=detail)
+def _final(
+    message: str, status: int, type: str, upstream_status: int, detail: str, *, error_type: str | None = None
+) -> UpstreamError:
+    """A refusal that a second try would only repeat."""
+    return UpstreamError(
+        message,
+        status=status,
+        type=type,
+        retry=False,
+        upstream_status=upstream_status,
+        detail=detail,
+        metadata={"error_type": error_type or type},
+    )
 
 
 def harmless(text: str, secrets: Sequence[Secret], max_chars: int) -> str:
@@ -247,10 +266,17 @@ def harmless(text: str, secrets: Sequence[Secret], max_chars: int) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret.reveal(), "…")
+    text = text[: 8 * max_chars]
     for pattern in _HIDDEN:
         text = pattern.sub("…", text)
     text = _CONTROL.sub(" ", text).strip()
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+
+
+def answer_name(headers: Headers) -> str | None:
+    """What names an answer in Yandex's own logs (section 2): the request's id, and the trace's behind a slash."""
+    names = (header(headers, b"x-request-id"), header(headers, b"x-server-trace-id"))
+    return "/".join(name.decode("ascii") for name in names if name and _ANSWER_NAME.fullmatch(name)) or None
 
 
 def refuse_markup(headers: Headers) -> None:
@@ -258,17 +284,3 @@ def refuse_markup(headers: Headers) -> None:
     content_type = header(headers, b"content-type") or b""
     if content_type.lower().startswith((b"text/html", b"application/xml", b"text/xml")):
         raise UpstreamProtocolError(detail=f"content type {content_type.decode('latin-1')!r}")
-
-
-def _retry_after_s(value: bytes | None, world: World) -> float | None:
-    """`Retry-After` (RFC 9110, section 10.2.3): seconds or a date."""
-    if value is None:
-        return None
-    text = value.decode("latin-1").strip()
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    return max(0.0, moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() - world.now())

@@ -94,3 +94,8 @@ class YandexModel:
         if input_type in _DOCUMENT_INPUTS:
             return YandexModel(self.folder, f"{stem}-doc", self.branch, self.tuning)
         return self
+
+
+def served_name(told: str) -> str:
+    """The model that an answer says has served, for logs: without the folder, and no longer than a name is."""
+    return told.partition("://")[2].partition("/")[2][:100] if "://" in told else told[:100]

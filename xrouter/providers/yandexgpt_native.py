@@ -10,12 +10,12 @@ from xrouter.providers.ndjson import NdjsonSplitter
 from xrouter.providers.stop import StopCutter
 from xrouter.providers.yandexgpt_access import Access
 from xrouter.providers.yandexgpt_completion import CompletionReader
-from xrouter.providers.yandexgpt_errors import refuse_markup
-from xrouter.providers.yandexgpt_models import YandexModel
+from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
+from xrouter.providers.yandexgpt_models import YandexModel, served_name
 from xrouter.providers.yandexgpt_native_request import native_request
 from xrouter.providers.yandexgpt_native_wire import Completion, decode_line
 from xrouter.providers.yandexgpt_request import refuse_downgrades, wanted
-from xrouter.upstream.base import Headers, UpstreamAnswer, header
+from xrouter.upstream.base import Headers, UpstreamAnswer
 from xrouter.wire import decode_json, encode_json
 
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -50,8 +50,7 @@ class NativeTranslator(Translator):
 
     def started(self, status: int, headers: Headers) -> None:
         refuse_markup(headers)
-        name = header(headers, b"x-request-id") or header(headers, b"x-server-trace-id")
-        self.upstream_id = name.decode("latin-1") if name else None
+        self.upstream_id = answer_name(headers)
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if not self._wanted.stream:
@@ -96,7 +95,8 @@ class NativeTranslator(Translator):
                 self._cutter.flush()  # text that waits for its stop sequence is dropped with the rest
             events += self._cutter.apply(news)
         self.usage = self._reader.usage
-        self.upstream_model = self._reader.model_version
+        if self._reader.model_version:
+            self.upstream_model = served_name(self._reader.model_version)
         return events
 
     def _completion(self, data: bytes) -> Completion:
