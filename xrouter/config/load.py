@@ -1,0 +1,33 @@
+"""A file and an environment → Settings, or everything that is wrong with them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from xrouter.config.crosscheck import check_models, check_tiers, check_workers
+from xrouter.config.decode import Decoder
+from xrouter.config.document import read_document
+from xrouter.config.plugged import PluggedDecoder
+from xrouter.config.problems import ConfigError, Invalid, Problem, Problems
+from xrouter.config.settings import Settings
+
+__all__ = ["ConfigError", "Problem", "load"]
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Read the configuration `path`, with `environ` for its variables.
+
+    Modules that it names for filters and providers are imported. Raises ConfigError, with every problem at once.
+    """
+    problems = Problems()
+    try:
+        root = read_document(path, environ, problems)
+    except Invalid:
+        raise problems.error() from None
+    decoder = Decoder(problems)
+    plugged = PluggedDecoder(decoder, path.parent, problems)
+    values, _ = decoder.fields(Settings, root, root.place, {"upstreams": plugged.upstreams, "filters": plugged.filters})
+    check_models(root, problems)
+    check_tiers(root, problems)
+    check_workers(root, values, problems)
+    problems.raise_if_any()
+    return Settings(**values)

@@ -1,0 +1,205 @@
+"""What a value of the right type must still satisfy, field by field.
+
+A rule takes a value and says what is wrong with it, or None. Rules for one class's field also hold for its subclasses, and a
+few go by the field's name in any class, a plugin's too: `…_s` is a duration, `…_url` an address, `…_file` a file.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import SplitResult, urlsplit
+
+from xrouter.config.settings import (
+    Ledger,
+    ModelSettings,
+    Price,
+    RouteSettings,
+    Server,
+    Settings,
+    Tier,
+    Timeouts,
+    UpstreamSettings,
+)
+
+Rule = Callable[[Any], str | None]
+
+_LONGEST_S: Final = 366 * 24 * 3600.0
+_LIMIT: Final = re.compile(
+    r"([0-9]{1,15}) *(?:/| per ) *(?:([0-9]{1,9}) *)?(second|minute|hour|day|month)s?", re.IGNORECASE
+)
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
+_REDIS_SCHEMES: Final = ("redis", "rediss", "redis+cluster", "redis+sentinel")
+_UNITS_OF_PRICE: Final = (1, 1000, 1_000_000)
+
+
+def value_fault(cls: type[Any], field: str, value: Any) -> str | None:
+    """What is wrong with `value` as the field of `cls`, or None."""
+    if value is None:
+        return None
+    for base in cls.__mro__:
+        if rule := _RULES.get((base, field)):
+            return rule(value)
+    return next((rule(value) for suffix, rule in _BY_SUFFIX.items() if field.endswith(suffix)), None)
+
+
+def item_fault(cls: type[Any], field: str, item: Any) -> str | None:
+    """What is wrong with one item of the list that the field of `cls` holds, or None."""
+    rule = _ITEM_RULES.get((cls, field))
+    return rule(item) if rule else None
+
+
+def _between(low: int, high: int) -> Rule:
+    return lambda value: None if low <= value <= high else f"expected a number from {low} to {high}"
+
+
+def _at_least(low: int) -> Rule:
+    return lambda value: None if value >= low else f"expected a number of at least {low}"
+
+
+def _duration(value: Any) -> str | None:
+    if isinstance(value, int | float) and not 0 <= value <= _LONGEST_S:
+        return "a duration is a number of seconds from 0 to a year"
+    return None
+
+
+def _positive_duration(value: float) -> str | None:
+    return _duration(value) if value != 0 else "a duration of more than 0 seconds is needed here"
+
+
+def _amount(value: Decimal) -> str | None:
+    return "a price is not negative" if value < 0 else None
+
+
+def _not_empty(value: Any) -> str | None:
+    return None if value else "must not be empty"
+
+
+def _per(value: int) -> str | None:
+    return None if value in _UNITS_OF_PRICE else "`per` is 1, 1000 or 1000000 tokens"
+
+
+def _host(value: str) -> str | None:
+    return None if _VISIBLE.fullmatch(value) else "expected an address or a host's name"
+
+
+def _network(value: str) -> str | None:
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        return "expected an address or a network, such as 10.0.0.0/8, without bits set after its length"
+    return None
+
+
+def limit_fault(value: str) -> str | None:
+    """A rate as the `limits` package writes them, of the windows that XRouter counts."""
+    match = _LIMIT.fullmatch(value.strip())
+    if match is None or int(match[1]) == 0 or (match[2] and int(match[2]) == 0):
+        return "a limit is written N/second, N/minute, N/hour, N/day or N/month, such as 20/minute or 5 per 2 hours"
+    return None
+
+
+def _split(value: str) -> SplitResult | None:
+    """The URL's parts, or None if it is none. Its messages must not repeat it: it may hold a password."""
+    if not _VISIBLE.fullmatch(value) or "\\" in value:
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _address(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    parts = _split(value)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        return "expected an address that begins with http:// or https://"
+    if "@" in parts.netloc:
+        return "an address holds no user or password; credentials have keys of their own"
+    return "an address has no #fragment" if "#" in value else None
+
+
+def _base_address(value: str) -> str | None:
+    return _address(value) or ("base_url has no ?query" if "?" in value else None)
+
+
+def _proxy(value: str) -> str | None:
+    parts = _split(value)
+    if parts is None or parts.scheme not in ("http", "https", "socks5", "socks5h") or not parts.hostname:
+        return "a proxy is written http://host:port, https://host:port or socks5://host:port"
+    return None
+
+
+def _store(value: str) -> str | None:
+    parts = _split(value)
+    if parts is not None and parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
+        return None
+    if parts is not None and parts.scheme == "postgresql" and parts.hostname and len(parts.path) > 1:
+        return None
+    return "a store is written sqlite:///file or postgresql://user:password@host/database"
+
+
+def _redis(value: str) -> str | None:
+    parts = _split(value)
+    if parts is None or parts.scheme not in _REDIS_SCHEMES or not parts.netloc:
+        return "redis is null or an address that begins with redis://, rediss://, redis+cluster:// or redis+sentinel://"
+    return None
+
+
+def _file(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        found = Path(value).is_file()
+    except ValueError:  # a NUL
+        found = False
+    return None if found else "no such file (a relative path starts at the working directory)"
+
+
+_RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
+    (Server, "host"): _host,
+    (Server, "port"): _between(0, 65535),
+    (Server, "workers"): _between(1, 1024),
+    (Server, "header_timeout_s"): _positive_duration,
+    (Server, "body_timeout_s"): _positive_duration,
+    (Server, "idle_timeout_s"): _positive_duration,
+    (Server, "write_timeout_s"): _positive_duration,
+    (Server, "max_header_bytes"): _between(1024, 1024 * 1024),
+    (Server, "max_headers"): _between(1, 10_000),
+    (Timeouts, "connect_s"): _positive_duration,
+    (Timeouts, "first_byte_s"): _positive_duration,
+    (Timeouts, "idle_s"): _positive_duration,
+    (Timeouts, "total_s"): _positive_duration,
+    (UpstreamSettings, "base_url"): _base_address,
+    (UpstreamSettings, "concurrency"): _at_least(1),
+    (UpstreamSettings, "proxy"): _proxy,
+    (RouteSettings, "model"): _not_empty,
+    (RouteSettings, "weight"): _between(1, 1_000_000),
+    (Price, "input"): _amount,
+    (Price, "output"): _amount,
+    (Price, "cached_input"): _amount,
+    (Price, "reasoning"): _amount,
+    (Price, "image"): _amount,
+    (Price, "request"): _amount,
+    (Price, "per"): _per,
+    (ModelSettings, "routes"): lambda routes: None if routes else "a model needs at least one route",
+    (ModelSettings, "context"): _at_least(1),
+    (ModelSettings, "max_output"): _at_least(1),
+    (ModelSettings, "inputs"): _not_empty,
+    (ModelSettings, "created"): _at_least(0),
+    (Ledger, "hold_lease_s"): _positive_duration,
+    (Tier, "concurrency"): _at_least(1),
+    (Settings, "store"): _store,
+    (Settings, "redis"): _redis,
+}
+_ITEM_RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
+    (Server, "trusted_proxies"): _network,
+    (Tier, "requests"): limit_fault,
+    (Tier, "tokens"): limit_fault,
+}
+_BY_SUFFIX: Final[Mapping[str, Rule]] = {"_s": _duration, "_url": _address, "_file": _file}
