@@ -18,8 +18,13 @@ import uvloop
 
 from xrouter.upstream.base import Engine, UpstreamRequest, read_whole
 from xrouter.upstream.http1 import Http1Engine
+from xrouter.upstream.httpx2_engine import Httpx2Engine
 
-BODY = b'{"id":"1","object":"chat.completion","choices":[{"message":{"role":"assistant","content":"' + b"x" * 400 + b'"}}]}'
+BODY = (
+    b'{"id":"1","object":"chat.completion","choices":[{"message":{"role":"assistant","content":"'
+    + b"x" * 400
+    + b'"}}]}'
+)
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
 CHUNK = b'data: {"choices":[{"delta":{"content":"word "}}]}\n\n'
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -30,11 +35,18 @@ CHUNKS = 50
 class Mock(asyncio.Protocol):
     """Answers every request, recognised by its body's end; the path /stream with 50 chunks, each its own write."""
 
+    def __init__(self) -> None:
+        self.received = b""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         cast(socket.socket, transport.get_extra_info("socket")).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        self.received += data
+        if not self.received.endswith(QUESTION):
+            return
+        data, self.received = self.received, b""
         if data.startswith(b"POST /stream"):
             self.transport.write(STREAM_HEAD)
             self.step(CHUNKS)
@@ -94,7 +106,9 @@ class Raw(asyncio.Protocol):
     async def call(self) -> None:
         self.left = len(ANSWER)
         self.waiter = asyncio.get_running_loop().create_future()
-        self.transport.write(b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(QUESTION) + QUESTION)
+        self.transport.write(
+            b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(QUESTION) + QUESTION
+        )
         await self.waiter
 
 
@@ -144,13 +158,7 @@ async def engine_rates(engine: Engine, port: int, concurrency: int, seconds: flo
 async def compare(port: int, concurrency: int, seconds: float, only: str | None) -> None:
     raw = await raw_rate(port, concurrency, seconds)
     print(f"{'raw':8} {raw:9.0f} calls/s  1.00")
-    engines: dict[str, Callable[[], Engine]] = {"http1": Http1Engine}
-    try:
-        from xrouter.upstream.httpx2_engine import Httpx2Engine
-    except ImportError:
-        pass
-    else:
-        engines["httpx2"] = Httpx2Engine
+    engines: dict[str, Callable[[], Engine]] = {"http1": Http1Engine, "httpx2": Httpx2Engine}
     for name, make in engines.items():
         if only in (None, name):
             calls, streams = await engine_rates(make(), port, concurrency, seconds)

@@ -47,7 +47,7 @@ def encode_head(request: UpstreamRequest) -> bytes:
     Raises ValueError for a header that is not one line, an unfit name or URL: programming errors, never a client's doing.
     """
     headers = request.headers
-    pieces = []
+    pieces: list[bytes] = []
     defaults = _DEFAULT_LINES
     for name, value in headers:
         if name == b"user-agent" or name == b"accept-encoding":

@@ -7,7 +7,7 @@ others wait for.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest
 
@@ -21,6 +21,7 @@ class Token:
     renew_before_s: float
 
 
+@runtime_checkable
 class TokenFlow(Protocol):
     """How one provider gives tokens."""
 
