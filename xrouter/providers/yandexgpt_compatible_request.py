@@ -6,15 +6,18 @@ from xrouter.providers.yandexgpt_compatible_wire import (
     CompatibleMessage,
     CompatibleRequest,
     Function,
+    ImageUrl,
+    JsonSchema,
     NamedFunction,
     NamedTool,
+    Part,
     ResponseFormat,
     Tool,
 )
 from xrouter.providers.yandexgpt_messages import Said, ToolRound, Turn, turns
 from xrouter.providers.yandexgpt_models import YandexModel
 from xrouter.providers.yandexgpt_request import ToolChoice, Wanted
-from xrouter.wire import JsonSchema
+from xrouter.wire import Part as WantedPart
 from xrouter.wire import ResponseFormat as WantedFormat
 
 _UNNAMED_SCHEMA = "answer"  # a schema's name is required there, and optional to our clients
@@ -50,11 +53,16 @@ def _written(turn: Turn, *, keep_developer: bool) -> Iterator[CompatibleMessage]
         case Said(role=role, text=text, parts=parts):
             if role == "developer" and not keep_developer:
                 role = "system"
-            yield CompatibleMessage(role, list(parts) or text)
+            yield CompatibleMessage(role, [_part(part) for part in parts] or text)
         case ToolRound(calls=calls, results=results):
             yield CompatibleMessage("assistant", tool_calls=list(calls))
             for call, result in zip(calls, results, strict=True):
                 yield CompatibleMessage("tool", result, tool_call_id=call.id)
+
+
+def _part(part: WantedPart) -> Part:
+    image = part.image_url
+    return Part(part.type, part.text, ImageUrl(image.url, image.detail) if image is not None else None)
 
 
 def _choice(choice: ToolChoice | None) -> str | NamedTool | None:

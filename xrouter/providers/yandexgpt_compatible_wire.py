@@ -10,9 +10,20 @@ from msgspec import Struct
 
 from xrouter.errors import UpstreamProtocolError
 from xrouter.events import Usage
-from xrouter.wire import JsonSchema, Part, ToolCall
+from xrouter.wire import ToolCall
 
 _MAX_COUNT = 2**53  # of tokens: what is above is no count
+
+
+class ImageUrl(Struct, omit_defaults=True):
+    url: str
+    detail: str | None = None
+
+
+class Part(Struct, omit_defaults=True):
+    type: str
+    text: str | None = None
+    image_url: ImageUrl | None = None
 
 
 class CompatibleMessage(Struct, omit_defaults=True):
@@ -41,6 +52,13 @@ class NamedFunction(Struct):
 class NamedTool(Struct):
     function: NamedFunction
     type: str = "function"
+
+
+class JsonSchema(Struct, omit_defaults=True):
+    name: str
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+    description: str | None = None
 
 
 class ResponseFormat(Struct, omit_defaults=True):
