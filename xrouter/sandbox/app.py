@@ -118,5 +118,5 @@ def create_app(config: SandboxConfig | None = None, state: SandboxState | None =
 def _routes(state: SandboxState) -> Iterator[Route]:
     for prefix, table in _TABLES:
         for method, path, dialect, handler in table:
-            endpoint = Endpoint(state, dialect, prefix, handler)
+            endpoint = Endpoint(state, dialect, prefix, path, handler)
             yield Route(prefix + path, endpoint, methods=[method] if method else None)

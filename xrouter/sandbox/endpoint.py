@@ -60,10 +60,11 @@ Handler = Callable[[Incoming], Awaitable[Reply]]
 class Endpoint:
     """The ASGI app of one handler."""
 
-    def __init__(self, state: SandboxState, dialect: Dialect, prefix: str, handler: Handler) -> None:
+    def __init__(self, state: SandboxState, dialect: Dialect, prefix: str, path: str, handler: Handler) -> None:
         self._state = state
         self._dialect = dialect
         self._prefix = len(prefix)
+        self._counted_as = path
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +74,7 @@ class Endpoint:
         path = scope["path"][self._prefix :]
         recorded = RecordedRequest(dialect.name, scope["method"], path, headers, body or b"", state.now())
         with ExitStack() as stack:
-            stack.enter_context(state.request(recorded))
+            stack.enter_context(state.request(recorded, self._counted_as))
             try:
                 scenario = chosen_scenario(state, dialect.name, path, headers, recorded.body)
             except ScenarioError as problem:

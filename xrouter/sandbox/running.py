@@ -6,11 +6,11 @@ with running_sandbox() as sandbox:
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from xrouter.sandbox import credentials
+from xrouter.sandbox.addresses import Addresses
 from xrouter.sandbox.app import create_app
 from xrouter.sandbox.config import SandboxConfig
 from xrouter.sandbox.serving import TlsFiles, listen, server
@@ -21,33 +21,12 @@ from xrouter.world import World
 _START_S = 30.0
 
 
-class Sandbox:
-    """Where a running sandbox is, and what it has seen. URLs have no slash at their end."""
+class Sandbox(Addresses):
+    """Where a running sandbox is, and what it has seen."""
 
-    def __init__(self, url: str, state: SandboxState) -> None:
-        self.url = url
+    def __init__(self, port: int, state: SandboxState, *, tls: bool) -> None:
+        super().__init__("localhost" if tls else "127.0.0.1", port, tls=tls)
         self.state = state
-        self.gigachat_url = f"{url}/gigachat/v1"
-        self.gigachat_auth_url = f"{url}/gigachat/api/v2/oauth"
-        self.yandex_url = f"{url}/yandex"
-        self.yandex_openai_url = f"{url}/yandex/v1"
-        self.yandex_iam_url = f"{url}/yandex/iam/v1/tokens"
-        self.openai_url = f"{url}/openai/v1"
-
-    @property
-    def environ(self) -> Mapping[str, str]:
-        """The variables of config/xrouter.yaml that point the gateway here."""
-        return {
-            "GIGACHAT_CREDENTIALS": credentials.SANDBOX_GIGACHAT_CREDENTIALS,
-            "GIGACHAT_BASE_URL": self.gigachat_url,
-            "GIGACHAT_AUTH_URL": self.gigachat_auth_url,
-            "YANDEX_API_KEY": credentials.SANDBOX_YANDEX_API_KEY,
-            "YANDEX_FOLDER_ID": credentials.SANDBOX_YANDEX_FOLDER,
-            "YANDEX_BASE_URL": self.yandex_url,
-            "YANDEX_IAM_URL": self.yandex_iam_url,
-            "LOCAL_BASE_URL": self.openai_url,
-            "LOCAL_API_KEY": credentials.SANDBOX_OPENAI_KEY,
-        }
 
 
 def service_account_key(sandbox: Sandbox) -> dict[str, str]:
@@ -68,8 +47,7 @@ def running_sandbox(*, tls: TlsFiles | None = None, world: World | None = None, 
     try:
         if not ready.wait(_START_S):
             raise RuntimeError("the sandbox did not start")
-        host = "localhost" if tls else "127.0.0.1"
-        yield Sandbox(f"{'https' if tls else 'http'}://{host}:{port}", state)
+        yield Sandbox(port, state, tls=tls is not None)
     finally:
         running.should_exit = True
         thread.join()

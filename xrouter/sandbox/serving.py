@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 from xrouter.sandbox.app import create_app
 from xrouter.sandbox.config import SandboxConfig
 from xrouter.sandbox.protocol import SandboxProtocol
+from xrouter.sandbox.state import SandboxState
 
 _BACKLOG = 2048
 
@@ -66,15 +67,19 @@ def server(app: ASGIApp, tls: TlsFiles | None, ready: Callable[[], None]) -> Ser
     return Server(config, ready)
 
 
-def run(
+def run(host: str, port: int, tls: TlsFiles | None = None, config: SandboxConfig | None = None) -> None:
+    """Serve until SIGINT or SIGTERM. Raises OSError if the port is taken."""
+    run_until_signal(SandboxState(config or SandboxConfig()), host, (port,), tls, lambda ports: None)
+
+
+def run_until_signal(
+    state: SandboxState,
     host: str,
-    port: int,
-    *,
-    tls: TlsFiles | None = None,
-    config: SandboxConfig | None = None,
-    more_ports: Sequence[int] = (),
-    ready: Callable[[], None] = lambda: None,
+    ports: Sequence[int],
+    tls: TlsFiles | None,
+    announce: Callable[[tuple[int, ...]], None],
 ) -> None:
-    """Serve until SIGINT or SIGTERM, on `port` and on each of `more_ports`; `ready` is called once all accept."""
-    listeners = [listen(host, each) for each in (port, *more_ports)]
-    server(create_app(config), tls, ready).run(sockets=listeners)
+    """Serve on each of `ports` (0: any free one) until SIGINT or SIGTERM; `announce` is told them once all accept."""
+    listeners = [listen(host, port) for port in ports]
+    bound = tuple(each.getsockname()[1] for each in listeners)
+    server(create_app(state=state), tls, lambda: announce(bound)).run(sockets=listeners)

@@ -114,7 +114,7 @@ class SandboxState:
 
     def _clear(self) -> None:
         self.offset_s = 0.0
-        self.calls: Counter[str] = Counter()  # "gigachat /api/v2/oauth" → requests
+        self.calls: Counter[str] = Counter()  # "gigachat /v1/models/{id}" → requests
         self.statuses: Counter[str] = Counter()  # "gigachat 429" → answers
         self.aborted: Counter[str] = Counter()  # provider → answers that the client did not wait for
         self.in_flight: dict[str, Gauge] = {}  # provider → requests under way
@@ -214,9 +214,9 @@ class SandboxState:
             gauge.leave()
 
     @contextmanager
-    def request(self, recorded: RecordedRequest) -> Iterator[None]:
-        """Count a request, and keep it, until it has been answered."""
-        self.calls[f"{recorded.provider} {recorded.path}"] += 1
+    def request(self, recorded: RecordedRequest, counted_as: str) -> Iterator[None]:
+        """Count a request by its route, and keep it; it is in flight until the block ends."""
+        self.calls[f"{recorded.provider} {counted_as}"] += 1
         if len(recorded.body) > _RECORDED_BODY_BYTES:
             recorded = RecordedRequest(
                 recorded.provider,
