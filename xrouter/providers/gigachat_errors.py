@@ -7,7 +7,6 @@ characters is blotted out. Everything else that the provider says goes into `det
 
 import re
 from collections.abc import Iterable
-from email.utils import parsedate_to_datetime
 from typing import Final
 from uuid import UUID
 
@@ -25,11 +24,11 @@ from xrouter.errors import (
     XRouterError,
 )
 from xrouter.providers.gigachat_wire import ReadError
+from xrouter.providers.retry_after import retry_after_s
 from xrouter.upstream.base import Headers, UpstreamAnswer, header
 from xrouter.world import World
 
 _MAX_MESSAGE_CHARS = 500
-_MAX_RETRY_AFTER_S = 3600.0
 _SCHEME: Final = re.compile(r"\b(?:bearer|basic)\s+\S+", re.IGNORECASE)
 _LONG_RUN: Final = re.compile(r"[A-Za-z0-9+/=_.%~-]{20,}")
 _PAGE: Final = re.compile(r"<\s*(?:!doctype|html|head|body|center|h1|script|title)\b", re.IGNORECASE)
@@ -57,7 +56,7 @@ class ErrorReader:
         said = self.readable((body and body.message) or "")
         request_id = header_id(answer.headers)
         detail = f"GigaChat answered {answer.status}: {said or 'no message'}; its x-request-id: {request_id or 'none'}"
-        return status_error(answer.status, said, body is not None, retry_after_s(answer, self._world), detail)
+        return status_error(answer.status, said, body is not None, retry_after_s(answer.headers, self._world), detail)
 
     def inside(self, status: int, message: str) -> XRouterError:
         """The error that an error object inside a 2xx answer stands for."""
@@ -76,7 +75,7 @@ class ErrorReader:
         return text if len(text) <= _MAX_MESSAGE_CHARS else text[: _MAX_MESSAGE_CHARS - 1] + "…"
 
 
-def status_error(status: int, said: str, json: bool, retry_after_s: float | None, detail: str) -> XRouterError:
+def status_error(status: int, said: str, json: bool, wait_s: float | None, detail: str) -> XRouterError:
     """The error for `status`. `said`: the provider's message, made safe; `json`: the body was the API's, not a page."""
     match status:
         case 400 | 422 if json:
@@ -107,17 +106,17 @@ def status_error(status: int, said: str, json: bool, retry_after_s: float | None
                 status=429,
                 type="rate_limit_exceeded",
                 upstream_status=status,
-                retry_after_s=retry_after_s,
+                retry_after_s=wait_s,
                 detail=detail,
                 metadata={"error_type": "rate_limit_exceeded"},
             )
         case 504:
-            return UpstreamTimeout(upstream_status=status, retry_after_s=retry_after_s, detail=detail)
+            return UpstreamTimeout(upstream_status=status, retry_after_s=wait_s, detail=detail)
         case _ if status >= 500:
             return UpstreamError(
                 status=503 if status == 503 else 502,
                 upstream_status=status,
-                retry_after_s=retry_after_s,
+                retry_after_s=wait_s,
                 detail=detail,
             )
     # A page with 400, 403 or 404 is the front server's: a wrong path or a missing User-Agent (sections 1 and 11).
@@ -141,7 +140,7 @@ def token_error(answer: UpstreamAnswer, world: World) -> UpstreamError:
             "The upstream gives no access token at the moment",
             status=503 if answer.status in (429, 503) else 502,
             upstream_status=answer.status,
-            retry_after_s=retry_after_s(answer, world),
+            retry_after_s=retry_after_s(answer.headers, world),
             detail=detail,
         )
     return UpstreamProtocolError(retry=False, upstream_status=answer.status, detail=detail)
@@ -161,18 +160,6 @@ def header_id(headers: Headers) -> str | None:
         return str(UUID((header(headers, b"x-request-id") or b"").decode("latin-1")))
     except ValueError:
         return None
-
-
-def retry_after_s(answer: UpstreamAnswer, world: World) -> float | None:
-    """`Retry-After` in seconds, from either of its forms (RFC 9110, section 10.2.3); None if absent or unreadable."""
-    value = (answer.header(b"retry-after") or b"").decode("latin-1").strip()
-    if value.isascii() and value.isdigit():
-        return min(float(value[:9]), _MAX_RETRY_AFTER_S)
-    try:
-        seconds = parsedate_to_datetime(value).timestamp() - world.now()
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S)
 
 
 def _is_random(run: str) -> bool:

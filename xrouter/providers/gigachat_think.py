@@ -32,10 +32,11 @@ class ThinkSplitter:
         held, self._held = self._held + text, ""
         if self._place is _Place.START:
             begun = held.lstrip()
-            if _BEGIN.startswith(begun) and len(held) - len(begun) <= _MOST_LEADING_SPACE:
+            too_far = len(held) - len(begun) > _MOST_LEADING_SPACE
+            if _BEGIN.startswith(begun) and not too_far:
                 self._held = held
                 return []
-            if not begun.startswith(_BEGIN):
+            if too_far or not begun.startswith(_BEGIN):
                 self._place = _Place.ANSWER
                 return [Text(held)]
             self._place = _Place.REASONING
