@@ -117,7 +117,7 @@ def _route_upstreams(model: MappingNode) -> Iterator[ScalarNode]:
     routes = _child(model, "routes")
     for route in routes.items if isinstance(routes, SequenceNode) else ():
         upstream = _child(route, "upstream")
-        if isinstance(upstream, ScalarNode) and not upstream.empty:
+        if isinstance(upstream, ScalarNode) and not upstream.empty and not upstream.broken:
             yield upstream
 
 
@@ -136,7 +136,7 @@ def _left_empty(node: Node | None) -> bool:
 
 def _scalars(node: Node | None) -> Iterator[ScalarNode]:
     if isinstance(node, SequenceNode):
-        yield from (item for item in node.items if isinstance(item, ScalarNode))
+        yield from (item for item in node.items if isinstance(item, ScalarNode) and not item.broken)
 
 
 def _child(node: Node | None, name: str) -> Node | None:

@@ -90,7 +90,7 @@ class Decoder:
                 return _UNSET
             raise self._problems.fail(owner, f"missing key {field.name!r}")
         node = entry.value
-        if isinstance(node, ScalarNode) and (node.empty or not node.text):
+        if isinstance(node, ScalarNode) and not node.broken and (node.empty or not node.text):
             nullable = type(None) in _alternatives(annotation)
             if nullable and not node.names:
                 return None
@@ -122,6 +122,8 @@ class Decoder:
 
     def value(self, annotation: Any, node: Node, owner: Place) -> Any:
         """`node` as a value of the type that `annotation` names. Raises Invalid and UnsupportedType."""
+        if isinstance(node, ScalarNode) and node.broken:
+            raise Invalid("a variable is missing")
         alternatives = _alternatives(annotation)
         if len(alternatives) > 1:
             return self._union(alternatives, node, owner)
@@ -168,16 +170,17 @@ class Decoder:
         return values
 
     def _union(self, alternatives: tuple[Any, ...], node: Node, owner: Place) -> Any:
-        """The first alternative that fits. Where only one has the node's shape, its problems are the ones to tell."""
-        fitting = [one for one in alternatives if one is not type(None) and _shape(one) is type(node)]
-        if len(fitting) == 1:
-            return self.value(fitting[0], node, owner)
+        """The first alternative that fits. Where only one can be meant, its problems are the ones to tell."""
+        real = [one for one in alternatives if one is not type(None)]
+        fitting = [one for one in real if _shape(one) is type(node)]
+        if len(real) == 1 or (len(fitting) == 1 and not isinstance(node, ScalarNode)):
+            return self.value((fitting or real)[0], node, owner)
         for one in fitting:
             try:
                 return Decoder(Problems()).value(one, node, owner)
             except Invalid:
                 continue
-        expected = " or ".join(dict.fromkeys(_expectation(one) for one in alternatives if one is not type(None)))
+        expected = " or ".join(dict.fromkeys(_expectation(one) for one in real))
         raise self._problems.fail(node.place, f"expected {expected}, found {_found(node)}")
 
 
@@ -187,6 +190,11 @@ def hints(cls: type[Any]) -> dict[str, Any]:
         return get_type_hints(cls)
     except Exception as error:  # whatever an operator's own class makes of its annotations
         raise UnsupportedType(f"annotations that cannot be resolved: {type(error).__name__}: {error}") from error
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a field with this annotation holds a Secret."""
+    return Secret in _alternatives(annotation)
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:

@@ -32,12 +32,16 @@ _DESCRIPTIONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ScalarNode:
-    """`plain`: written without quotes. `names`: the environment variables that the text took part from."""
+    """`plain`: written without quotes. `names`: the environment variables that the text took part from.
+
+    `broken`: a variable is missing; that is noted, and whatever else `text` is would be no news.
+    """
 
     place: Place
     text: str
     plain: bool
     names: tuple[str, ...] = ()
+    broken: bool = False
 
     @property
     def empty(self) -> bool:
@@ -90,9 +94,9 @@ def read_document(path: Path, environ: Mapping[str, str], problems: Problems) ->
     except yaml.reader.ReaderError as error:
         message = f"the character U+{error.character:04X} may not stand in YAML"
         raise problems.fail(_position(start, source, error.position), message) from error
-    if root is None:
-        raise problems.fail(start, "the file is empty: it needs at least upstreams, models and filters")
-    node = _Builder(start, source, environ, problems).build(root)
+    node = _Builder(start, source, environ, problems).build(root) if root else ScalarNode(start, "", plain=True)
+    if isinstance(node, ScalarNode) and node.empty:
+        raise problems.fail(node.place, "the file is empty: it needs at least upstreams, models and filters")
     if not isinstance(node, MappingNode):
         raise problems.fail(node.place, "the file holds one mapping: server, upstreams, models, filters, …")
     return node
@@ -211,7 +215,7 @@ class _Builder:
         result = interpolate(text, self._environ)
         for fault in result.faults:
             self._problems.add(self._reference_place(node, fault.ordinal), fault.message)
-        return ScalarNode(place, result.text, plain, result.names)
+        return ScalarNode(place, result.text, plain, result.names, broken=bool(result.faults))
 
     def _reference_place(self, node: yaml.Node, ordinal: int) -> Place:
         """Where the scalar's reference number `ordinal` stands; the scalar's own place where escapes hide it."""

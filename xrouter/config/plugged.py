@@ -112,6 +112,8 @@ class PluggedDecoder:
         find: Callable[[str, Path], type[Any]],
         built_in: Mapping[str, str],
     ) -> type[Any]:
+        if isinstance(node, ScalarNode) and node.broken:
+            raise Invalid("a variable is missing")
         if not isinstance(node, ScalarNode) or not node.text:
             raise self._problems.fail(node.place, f"expected the name of a {kind}")
         try:

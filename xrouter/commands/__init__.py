@@ -1,0 +1,1 @@
+"""The subcommands of `xrouter`, one file each."""
