@@ -75,12 +75,13 @@ def translator(
     of: GigaChat | None = None,
     model: ModelSettings | None = None,
     kind: str = "chat",
+    target: str = "GigaChat-2",
     conversation: str = "conversation",
     request_id: str = "4d0c1f0e-8f5c-4f5e-9f59-0a3c8a8a5d11",
     **body: Any,
 ) -> Translator:
     purpose = Purpose("gen-1", request_id, conversation, model or settings())
-    return (of or provider()).translator(call(kind, **body), Target("giga", "GigaChat-2", "gigachat/lite"), purpose)
+    return (of or provider()).translator(call(kind, **body), Target("giga", target, "gigachat/lite"), purpose)
 
 
 def exchanged(translator: Translator, *answers: UpstreamAnswer) -> list[UpstreamRequest]:

@@ -44,10 +44,16 @@ def test_an_image_twice_in_one_call_is_uploaded_once() -> None:
     assert [message.get("attachments") for message in json.loads(chat.body)["messages"]] == [["f1"], None, ["f1"]]
 
 
-def test_images_of_joined_messages_stay_with_them() -> None:
-    messages = [user(image()), user(image(png(200)))]
-    *_, chat = exchanged(translator(messages=messages), uploaded("f1"), uploaded("f2"))
-    assert [message["attachments"] for message in json.loads(chat.body)["messages"]] == [["f1", "f2"]]
+def test_a_message_has_one_image() -> None:
+    one, two = image(), image(png(200))
+    for messages in ([user(one, two)], [user(one), user(two)]):
+        *_, chat = exchanged(translator(messages=messages), uploaded("f1"), uploaded("f2"))
+        assert [message["attachments"] for message in json.loads(chat.body)["messages"]] == [["f1"], ["f2"]]
+    plain = {"role": "user", "content": "Ну?"}
+    *_, chat = exchanged(translator(messages=[plain, user(one), plain]), uploaded("f1"))
+    assert json.loads(chat.body)["messages"] == [
+        {"role": "user", "content": "Ну?\nЧто тут?\nНу?", "attachments": ["f1"]}
+    ]
 
 
 def test_the_upload() -> None:
@@ -153,6 +159,7 @@ def test_known_files_are_bounded_and_the_least_used_one_goes() -> None:
     assert [files.next_to_delete(), files.next_to_delete()] == ["f2", None]
     files.add(first, "f4")  # uploaded twice at the same time
     assert files.find(first) == "f4"
+    assert files.next_to_delete() == "f1"
     world.clock += 101
     assert files.find(first) is None
-    assert [files.next_to_delete() for _ in range(4)] == ["f1", "f3", "f4", None]
+    assert [files.next_to_delete() for _ in range(3)] == ["f3", "f4", None]

@@ -5,7 +5,6 @@ from collections.abc import Generator, Sequence
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
 from xrouter.config.settings import ModelSettings
 from xrouter.errors import UpstreamProtocolError, XRouterError
@@ -17,7 +16,7 @@ from xrouter.providers.gigachat_errors import ErrorReader, header_id
 from xrouter.providers.gigachat_http import GigaChatApi, trace_headers
 from xrouter.providers.gigachat_images import Image, UploadedImages
 from xrouter.providers.gigachat_request import as_chat, chat_plan
-from xrouter.providers.gigachat_wire import ReadFile, SentMessage
+from xrouter.providers.gigachat_wire import ReadFile
 from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest, header
 from xrouter.wire import ChatRequest, CompletionRequest
 from xrouter.world import World
@@ -60,8 +59,7 @@ class ChatTranslator(Translator):
             plan.names, plan.stop, self._errors, self._world, stream=self._stream, structured=plan.structured
         )
         for message, image in plan.images:
-            file_id = yield from self._file(image)
-            _attach(message, file_id)
+            message.attachments = [(yield from self._file(image))]
         return self._api.post("/chat/completions", plan.body, self._trace, stream=self._stream)
 
     def started(self, status: int, headers: Headers) -> None:
@@ -122,10 +120,3 @@ class ChatTranslator(Translator):
         if not _FILE_ID.fullmatch(file_id):
             raise UpstreamProtocolError("The upstream did not say what it calls the image", detail="no id of a file")
         return file_id
-
-
-def _attach(message: SentMessage, file_id: str) -> None:
-    attachments = [] if message.attachments is UNSET else message.attachments
-    if file_id not in attachments:
-        attachments.append(file_id)
-    message.attachments = attachments

@@ -1,7 +1,8 @@
 """The conversation as GigaChat takes it: sections 3, 6 and 12 of the sheet.
 
 One system message, first. Content is a string. One call a message, each followed at once by its result, which is JSON of an
-object. Neighbours of one role are joined. What cannot be said so is a BadRequest here, before anything is sent.
+object. One image a message. Neighbours of one role are joined. What cannot be said so is a BadRequest here, before anything
+is sent.
 """
 
 from collections import defaultdict, deque
@@ -23,7 +24,7 @@ _IGNORED_PARTS: Final = frozenset({"refusal"})
 
 @dataclass(slots=True)
 class Conversation:
-    """`images`: those to upload, each with the message whose `attachments` is to name it."""
+    """`images`: those to upload, each with the message whose `attachments`, still empty, is to name it."""
 
     messages: list[SentMessage] = field(default_factory=list)
     images: list[tuple[SentMessage, Image]] = field(default_factory=list)
@@ -88,8 +89,15 @@ class _Builder:
             else:
                 raise _unknown_part(part.type, param)
         text = message.content if isinstance(message.content, str) else "\n".join(texts)
-        sent = self._add(SentMessage("user", text))
-        self._result.images += [(sent, image) for image in images]
+        first, *others = dict.fromkeys(images) or (None,)
+        self._add_user(text, first)
+        for image in others:
+            self._add_user("", image)
+
+    def _add_user(self, text: str, image: Image | None) -> None:
+        sent = self._add(SentMessage("user", text, attachments=UNSET if image is None else []))
+        if image is not None:
+            self._result.images.append((sent, image))
 
     def _assistant(self, message: Message, index: int) -> None:
         text = self._text(message, index)
@@ -141,12 +149,14 @@ class _Builder:
     def _add(self, message: SentMessage) -> SentMessage:
         """Append `message`, or join it to a neighbour of its role. The message that now holds it."""
         last = self._result.messages[-1] if self._result.messages else None
-        if last is None or last.role != message.role or last.function_call is not UNSET:
+        if last is None or not _can_join(last, message):
             self._result.messages.append(message)
             return message
         last.content = "\n".join(filter(None, (last.content, message.content)))
         last.function_call = message.function_call
         last.functions_state_id = message.functions_state_id
+        if message.attachments is not UNSET:
+            last.attachments = message.attachments
         return last
 
     @staticmethod
@@ -157,6 +167,12 @@ class _Builder:
                 if part.type != "text" and part.type not in _IGNORED_PARTS:
                     raise _unknown_part(part.type, f"messages[{index}].content[{number}]")
         return message.text()
+
+
+def _can_join(last: SentMessage, message: SentMessage) -> bool:
+    """Whether two neighbours can be one message: it holds one call at most, and one image (section 10)."""
+    two_images = last.attachments is not UNSET and message.attachments is not UNSET
+    return last.role == message.role and last.function_call is UNSET and not two_images
 
 
 def _calls(message: Message) -> list[tuple[str, FunctionCall]]:
