@@ -197,6 +197,7 @@ class Httpx2Response:
         self._origin = origin
         self._total_at = total_at
         self._stream = response.stream
+        self._extensions = response.extensions
         self._pieces: AsyncIterator[bytes] = response.stream.__aiter__()
         self._closing: asyncio.Task[None] | None = None
         engine.opened()
@@ -206,14 +207,15 @@ class Httpx2Response:
         names = [name for name, _ in self.headers]
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         encodings = {value.lower() for name, value in self.headers if name == b"content-encoding"}
+        version = response.extensions["http_version"]
         problem = None
-        if not 200 <= self.status <= 599:
+        if version not in (b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2"):
+            problem = "the answer is of another version of HTTP"
+        elif not 200 <= self.status <= 599:
             problem = f"unexpected status {self.status}"
         elif len(names) > limits.headers or sum(len(n) + len(v) + 4 for n, v in self.headers) > limits.head_bytes:
             problem = "the answer has too many or too long headers"
-        elif codings and (
-            codings != [b"chunked"] or b"content-length" in names or response.extensions["http_version"] == b"HTTP/1.0"
-        ):
+        elif codings and (codings != [b"chunked"] or b"content-length" in names or version == b"HTTP/1.0"):
             problem = "conflicting framing"
         elif encodings - {b"identity", b""}:
             problem = "a compressed answer, which was not asked for"
@@ -237,7 +239,7 @@ class Httpx2Response:
         except (httpx2.TransportError, OSError) as error:
             await self.aclose()
             raise _mapped_after_sending(error, self._origin) from error
-        except BaseException:
+        except BaseException:  # the regular end, StopAsyncIteration, among them
             await self.aclose()
             raise
 
@@ -264,8 +266,24 @@ class Httpx2Response:
             await self._close()
 
     async def _close(self) -> None:
-        """Give the connection back if the answer was read to its end, else close it."""
+        """Give the connection back if the answer was read to its end and nothing came after it, else close it."""
         self._engine.done()
+        if self._extensions["http_version"] != b"HTTP/2" and _has_surplus(self._stream):
+            await self._extensions["network_stream"].aclose()
         if isinstance(self._pieces, AsyncGenerator):
             await self._pieces.aclose()
         await self._stream.aclose()
+
+
+def _has_surplus(stream: httpx2.AsyncByteStream) -> bool:
+    """Whether bytes came after the answer's end.
+
+    httpcore2 2.16 leaves them in its parser, where the next request on the connection, another client's, would take them for
+    its answer. There is no public way to see them. Where the private one has gone, every connection counts as tainted and
+    is closed: slower, never wrong. `test_kept_connection_is_used_again` fails then.
+    """
+    try:
+        trailing, _ = stream._httpcore_stream._stream._connection._h11_state.trailing_data  # type: ignore[attr-defined]
+    except AttributeError:
+        return True
+    return bool(trailing)

@@ -1,0 +1,1 @@
+"""Shared by all tests. That it stands here also makes `tests/kit` importable as `kit` (pytest's prepend import mode)."""
