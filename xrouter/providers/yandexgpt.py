@@ -84,9 +84,12 @@ class YandexGPT(Provider):
         """Yandex's own count, for its own models."""
         return TokenCounter(self._access, self._access.model(target.model, "gpt"))
 
-    def async_completion(self, call: Call, target: Target, purpose: Purpose) -> AsyncCompletion:
-        """The same completion in asynchronous mode, for a batch."""
-        return AsyncCompletion(self._access, self._access.model(target.model, "gpt"), call, purpose)
+    def async_completion(
+        self, call: Call, target: Target, purpose: Purpose, *, poll_s: float = 10.0, give_up_s: float = 3600.0
+    ) -> AsyncCompletion:
+        """The same completion in asynchronous mode, for a batch. The defaults are those of Yandex's own SDK."""
+        model = self._access.model(target.model, "gpt")
+        return AsyncCompletion(self._access, model, call, purpose, poll_s=poll_s, give_up_s=give_up_s)
 
     def list_models(self) -> UpstreamRequest:
         return self._access.openai("models", b"")

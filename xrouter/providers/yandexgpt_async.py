@@ -58,7 +58,7 @@ _operation_decoder = msgspec.json.Decoder(_Operation, strict=False)
 
 
 class AsyncCompletion:
-    """One completion in asynchronous mode. `poll_s` and `give_up_s` default to what Yandex's SDK uses."""
+    """One completion in asynchronous mode: asked for every `poll_s` seconds, given up after `give_up_s`."""
 
     def __init__(
         self,

@@ -36,10 +36,11 @@ _MESSAGE_CHARS = 300
 _DETAIL_CHARS = 1000
 _BODY_CHARS = 64 * 1024  # of an error body, more is never looked at
 
+_GRPC_UNKNOWN = 2  # an HTTP status beside it says more
 # google.rpc.Code → the HTTP status that stands for it in the sheet's table. OK and unknown numbers are absent.
 _STATUS_OF_GRPC = {
     1: 499,  # CANCELLED
-    2: 500,  # UNKNOWN
+    _GRPC_UNKNOWN: 500,
     3: 400,  # INVALID_ARGUMENT
     4: 504,  # DEADLINE_EXCEEDED
     5: 404,  # NOT_FOUND
@@ -141,7 +142,9 @@ def _failure(decoded: Any, status: int) -> Failure:
         http_code = number if http_code is None else http_code
     words = [word for word in (code, source.get("type")) if isinstance(word, str)]
     told = next((_STATUS_OF_WORD[word] for word in words if word in _STATUS_OF_WORD), None)
-    meant = _STATUS_OF_GRPC.get(grpc_code or 0) or (http_code if http_code and 400 <= http_code <= 599 else None)
+    if http_code is not None and not 400 <= http_code <= 599:
+        http_code = None
+    meant = http_code if grpc_code == _GRPC_UNKNOWN and http_code else _STATUS_OF_GRPC.get(grpc_code or 0) or http_code
     if text == "" and words:
         text = words[0]
     return Failure(meant or told or status, text[:_BODY_CHARS], grpc_code)
