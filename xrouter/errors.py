@@ -12,6 +12,7 @@
     ├── RateLimited 429
     ├── InternalError 500
     ├── ShuttingDown 503
+    ├── StoreUnavailable 503
     └── UpstreamError 502 (or the status that fits)
         ├── UpstreamAuthError 502      our own credentials were refused
         ├── UpstreamQuotaExhausted 402 the provider's package of tokens is used up
@@ -146,6 +147,11 @@ class InternalError(XRouterError):
 class ShuttingDown(XRouterError):
     status, type, error_type = 503, "shutting_down", "provider_unavailable"
     message = "The gateway is shutting down; try again"
+
+
+class StoreUnavailable(XRouterError):
+    status, type, error_type = 503, "store_unavailable", "provider_unavailable"
+    message = "The gateway cannot reach its database; try again"
 
 
 class UpstreamError(XRouterError):

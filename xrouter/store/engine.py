@@ -1,0 +1,101 @@
+"""A store's URL → an engine whose transactions mean the same on SQLite and PostgreSQL."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+_BUSY_TIMEOUT_S: Final = 5.0  # how long a writer of SQLite waits for the one before it
+_POOL_TIMEOUT_S: Final = 5.0  # how long a caller waits for a connection
+_BEGIN: Final = "xrouter_begin"
+
+
+class StoreError(Exception):
+    """The database cannot be used as it is. The message is for the operator and names no password."""
+
+
+def create_engine(url: str) -> AsyncEngine:
+    """The engine for `sqlite:///file` (relative to the working directory, or absolute) or `postgresql://…`.
+
+    Nothing is connected yet. Raises StoreError for a URL that cannot work.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise StoreError("a store is written sqlite:///file or postgresql://user:password@host/database") from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _sqlite(parsed)
+        case "postgresql":
+            return _postgresql(parsed)
+        case other:
+            raise StoreError(f"a store is sqlite or postgresql, not {other}")
+
+
+def describe(engine: AsyncEngine) -> str:
+    """The engine's URL for messages, without its password."""
+    return engine.url.set(drivername=engine.url.get_backend_name()).render_as_string(hide_password=True)
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in the database's own words but without the statement and its values."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return f"{type(cause).__name__}: {cause}"
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction that writes; committed at the end of the block, rolled back if it raises.
+
+    On SQLite it takes the write lock at its beginning. A transaction that began by reading and then wrote would fail at
+    once with "database is locked", whatever the busy timeout, if another had written in between.
+    """
+    async with engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}).begin() as connection:
+        yield connection
+
+
+def _sqlite(url: URL) -> AsyncEngine:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise StoreError("a store in memory would lose its keys and its money; write sqlite:///file")
+    folder = Path(url.database).absolute().parent
+    if not folder.is_dir():
+        raise StoreError(f"the store's folder {folder} does not exist")
+    engine = create_async_engine(
+        url.set(drivername="sqlite+aiosqlite"),
+        hide_parameters=True,
+        pool_timeout=_POOL_TIMEOUT_S,
+        # sqlite3 must not begin transactions by itself: it would leave reads and DDL outside of them.
+        connect_args={"timeout": _BUSY_TIMEOUT_S, "isolation_level": None},
+    )
+    event.listen(engine.sync_engine, "connect", _set_pragmas)
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _set_pragmas(connection: Any, record: object) -> None:
+    cursor = connection.cursor()
+    # In WAL mode (a property of the file, set when it is made) NORMAL may lose the last commits at a power cut. Some of
+    # them will be charges that a client has been told of.
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _postgresql(url: URL) -> AsyncEngine:
+    try:
+        return create_async_engine(
+            url.set(drivername="postgresql+asyncpg"),
+            hide_parameters=True,
+            pool_timeout=_POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+        )
+    except ModuleNotFoundError as error:
+        raise StoreError(f"a postgresql store needs the package {error.name}, which is not installed") from None

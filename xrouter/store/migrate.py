@@ -1,0 +1,148 @@
+"""The schema's versions: which one a database has, and how it comes to the one that this program needs.
+
+An empty SQLite file is given its schema by whoever opens it first. Everything else waits for `xrouter db upgrade`: a running
+program never changes tables that hold data.
+"""
+
+import asyncio
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from xrouter.store.engine import StoreError, create_engine, describe, reason, writing
+
+_ADVISORY_LOCK: Final = 0x78726F75746572  # "xrouter": one upgrade at a time on one PostgreSQL database
+_WAL_ATTEMPTS: Final = 200
+_WAL_PAUSE_S: Final = 0.025
+
+
+async def open_store(url: str) -> AsyncEngine:
+    """The engine for `url` on a schema that this program knows; an empty SQLite database is made ready first.
+
+    Raises StoreError if the database cannot be reached or its schema is another.
+    """
+    engine = create_engine(url)
+    try:
+        if engine.dialect.name == "sqlite" and await _is_empty(engine):
+            await upgrade(engine)
+        await require_current(engine)
+    except (SQLAlchemyError, OSError) as error:
+        await engine.dispose()
+        raise StoreError(f"the store {describe(engine)} cannot be opened: {reason(error)}") from error
+    except BaseException:
+        await engine.dispose()
+        raise
+    return engine
+
+
+async def current(engine: AsyncEngine) -> str | None:
+    """The version of the database's schema; None if it has none."""
+    async with engine.connect() as connection:
+        return await connection.run_sync(_revision)
+
+
+async def require_current(engine: AsyncEngine) -> None:
+    """Raise StoreError, with the command that helps, unless the database has exactly this program's schema."""
+    found, head = await current(engine), newest()
+    if found == head:
+        return
+    if found is not None and found not in _known():
+        raise StoreError(
+            f"the store {describe(engine)} was made by a newer version of xrouter (schema {found}; this one knows {head})"
+        )
+    raise StoreError(
+        f"the store {describe(engine)} has schema {found or 'none'}, this version needs {head};"
+        " run `xrouter db upgrade -c FILE` with the gateway stopped or drained"
+    )
+
+
+async def upgrade(engine: AsyncEngine) -> tuple[str | None, str]:
+    """Bring the schema to the newest version, in one transaction; returns the versions before and after.
+
+    Several at once are safe: one works, the others wait for it and find nothing left to do.
+    """
+    if engine.dialect.name == "sqlite":
+        await _use_write_ahead_log(engine)
+    async with writing(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            await connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+        before = await connection.run_sync(_revision)
+        if before is not None and before not in _known():
+            raise StoreError(f"the store {describe(engine)} was made by a newer version of xrouter (schema {before})")
+        await connection.run_sync(_run)
+    return before, newest()
+
+
+def newest() -> str:
+    """The version of the schema that this program needs."""
+    head = _scripts().get_current_head()
+    assert head is not None, "the package holds its migrations"
+    return head
+
+
+async def _is_empty(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        return not await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+
+
+async def _use_write_ahead_log(engine: AsyncEngine) -> None:
+    """Readers then never wait for the writer. The mode stays with the file, so it is set once.
+
+    SQLite refuses the change at once, without its busy timeout, while another connection is in the file: several processes
+    that meet a fresh file at the same time try again until one has done it.
+    """
+    for attempt in range(_WAL_ATTEMPTS):
+        try:
+            async with engine.connect() as connection:
+                await _set_journal_mode(connection)
+            return
+        except OperationalError as error:
+            if "locked" not in str(error.orig) or attempt == _WAL_ATTEMPTS - 1:
+                raise
+        await asyncio.sleep(_WAL_PAUSE_S)
+
+
+async def _set_journal_mode(connection: AsyncConnection) -> None:
+    """Outside of any transaction, where SQLite wants it; hence by way of the driver's own connection."""
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    cursor = await raw.driver_connection.execute("PRAGMA journal_mode=WAL")
+    try:
+        (mode,) = await cursor.fetchone()
+    finally:
+        await cursor.close()
+    if mode != "wal":
+        raise StoreError(f"SQLite cannot use a write-ahead log here (it stays with {mode}); is this a network drive?")
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _run(connection: Connection) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in _scripts().walk_revisions())
