@@ -107,7 +107,8 @@ def _upstream(name: str, upstream: UpstreamSettings) -> UpstreamSummary:
 
 def _model(model_id: str, model: ModelSettings) -> ModelSummary:
     bases = (model_id, *model.aliases)
-    names = dict.fromkeys((*bases, *(f"{base}:{variant}" for variant in model.variants for base in bases)))
+    plain = [base for base in bases if ":" not in base]
+    names = dict.fromkeys((*bases, *(f"{base}:{variant}" for variant in model.variants for base in plain)))
     routes = tuple(
         f"{route.upstream}: {route.model}"
         + (f" ({route.surface})" if route.surface else "")
