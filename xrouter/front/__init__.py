@@ -1,13 +1,19 @@
 """The HTTP front: what stands between a client's socket and the ASGI app.
 
     head.py         which request heads are believed: target, Host, framing
+    reader.py       bytes in, checked requests out; limits
     exchange.py     one request and its answer, as ASGI's receive() and send()
-    connection.py   one client connection: parser, limits, deadlines, refusals
-    server.py       listening, serving, stopping; a server in a thread for tests
+    connection.py   one client connection: phases, deadlines, when it closes
+    refusal.py      what the front answers in the app's place
+    timer.py        one timer for many deadlines
+    server.py       listening, serving, stopping
+    threaded.py     a server in a thread, for tests and benches
 
 uvicorn runs the event loop, the lifespan and the graceful stop; its own protocol classes are not used.
 """
 
-from xrouter.front.server import FrontServer, ThreadedServer, build_server, listen, running, serve
+from xrouter.front.refusal import Refusal
+from xrouter.front.server import FrontServer, build_server, listen, serve
+from xrouter.front.threaded import ThreadedServer, running
 
-__all__ = ["FrontServer", "ThreadedServer", "build_server", "listen", "running", "serve"]
+__all__ = ["FrontServer", "Refusal", "ThreadedServer", "build_server", "listen", "running", "serve"]

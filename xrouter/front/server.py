@@ -6,22 +6,31 @@ server owns them and calls `stop()`.
 
 import asyncio
 import contextlib
+import logging
 import math
+import resource
 import socket
 import threading
-from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, cast
 
 import uvicorn
 import uvloop
 
 from xrouter.config.settings import Server
+from xrouter.front.connection import BUFFER_BYTES, Front
+from xrouter.front.refusal import Refusal
+from xrouter.world import RealWorld, World
 
 Lifespan = Literal["auto", "on", "off"]
 
 _BACKLOG = 2048
+_SPARE_DESCRIPTORS = 64  # files, database, listeners, the loop's own
+_MIN_CONNECTIONS = 16
 _TICK_S = 1.0  # how often uvicorn renews the `Date` header
+
+
+log = logging.getLogger("xrouter.front")
 
 
 class FrontServer(uvicorn.Server):
@@ -66,18 +75,55 @@ class FrontServer(uvicorn.Server):
 
 
 def listen(server: Server, *, reuse_port: bool = False) -> socket.socket:
-    """A listening socket at the configured address; port 0 takes one from the kernel. Raises OSError."""
+    """A listening socket at the configured address; port 0 takes one from the kernel. Raises OSError.
+
+    Accepted sockets inherit its options. A client that acknowledges nothing for `write_timeout_s` is given up by the
+    kernel (TCP_USER_TIMEOUT, RFC 5482), also where only the odd heartbeat is written to it. And the kernel keeps little
+    that is unsent (TCP_NOTSENT_LOWAT), so that a slow reader is felt at once, whatever the socket's buffer has grown to.
+    """
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    return socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+    listener = socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(server.write_timeout_s * 1000))
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, BUFFER_BYTES)
+    return listener
+
+
+def max_connections() -> int:
+    """As many clients as descriptors allow when each may have a connection to an upstream too."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(_MIN_CONNECTIONS, (limit - _SPARE_DESCRIPTORS) // 2)
+
+
+def raise_descriptor_limit() -> None:
+    """Take all descriptors that the system grants: the soft limit is often 1024 for the sake of select(2) only."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def log_refusal(refusal: Refusal) -> None:
+    error = refusal.error
+    log.info("refused: %d %s request_id=%s client=%s", error.status, error.message, refusal.request_id, refusal.client)
 
 
 def build_server(
-    app: Any, server: Server, *, sockets: Sequence[socket.socket] | None = None, lifespan: Lifespan = "auto"
+    app: Any,
+    server: Server,
+    *,
+    sockets: Sequence[socket.socket] | None = None,
+    lifespan: Lifespan = "auto",
+    world: World | None = None,
+    on_refusal: Callable[[Refusal], None] = log_refusal,
 ) -> FrontServer:
-    """A server of `app` that is not running yet; it listens on `sockets`, or at the configured address."""
+    """A server of `app` that is not running yet; it listens on `sockets`, or at the configured address.
+
+    `on_refusal` is told of every request that the front has answered in the app's place.
+    """
+    front = Front(server, world or RealWorld(), max_connections(), on_refusal)
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=cast(type[asyncio.Protocol], front),  # uvicorn calls it; it need not be a class
         ws="none",
         lifespan=lifespan,
         log_config=None,
@@ -91,47 +137,5 @@ def build_server(
 
 def serve(app: Any, server: Server, *, lifespan: Lifespan = "on") -> None:
     """Serve until stopped, on a uvloop event loop of its own."""
+    raise_descriptor_limit()
     uvloop.run(build_server(app, server, lifespan=lifespan).serve())
-
-
-class ThreadedServer:
-    """Serves an app from a thread with its own event loop, on a port of the kernel's choice: for tests and benches."""
-
-    def __init__(self, app: Any, server: Server | None = None, *, lifespan: Lifespan = "auto") -> None:
-        settings = server or Server(port=0, drain_s=2)
-        self.server = build_server(app, settings, lifespan=lifespan)
-        self.url = self.server.url
-        self.host, self.port = self.server.sockets[0].getsockname()[:2]
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="front", daemon=True)
-
-    def _run(self) -> None:
-        try:
-            uvloop.run(self.server.serve())
-        except BaseException as failure:  # handed to the thread that waits in __enter__ or __exit__
-            self._failure = failure
-        finally:
-            self.server.running.set()
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self.server.running.wait()
-        if not self.server.started:
-            self._thread.join()
-            raise RuntimeError("the server did not start") from self._failure
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.server.stop()
-        self._thread.join()
-        if self._failure is not None and error is None:
-            raise RuntimeError("the server broke") from self._failure
-
-
-@contextlib.contextmanager
-def running(app: Any, server: Server | None = None, *, lifespan: Lifespan = "auto") -> Iterator[str]:
-    """The base URL of `app`, served from a thread for as long as the block lasts."""
-    with ThreadedServer(app, server, lifespan=lifespan) as threaded:
-        yield threaded.url

@@ -1,0 +1,420 @@
+"""One client connection: bytes to the parser, one exchange at a time, limits and deadlines.
+
+Two rules keep answers from mixing. A request that arrives while another is being answered (pipelining, or bytes after a
+request's end) is never read: the answer under way goes out and the connection closes, which RFC 9112 section 9.3.2 has
+clients expect. And the front answers in the app's place only while nothing of an answer is written; after that it cuts.
+
+A connection that closes before its request has come whole lingers: the answer is followed by the end of our side, what
+still arrives is thrown away for a moment, and only then the socket goes. Closing at once would make the kernel send a
+reset, and the client may lose the answer (RFC 9112 section 9.6).
+
+All deadlines share one timer, which an ordinary request does not touch. A client that closes its sending side counts as gone,
+as in uvicorn.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.server import ServerState
+
+from xrouter.config.settings import Server
+from xrouter.errors import RequestTimeout, XRouterError
+from xrouter.front.exchange import DISCARD_BYTES, Exchange, Scope
+from xrouter.front.head import Head
+from xrouter.front.reader import Reader, Surplus
+from xrouter.front.refusal import Refusal, TooManyConnections
+from xrouter.front.timer import LazyTimer
+from xrouter.ids import time_ordered
+from xrouter.world import World
+
+LINGER_S = 1.0
+BUFFER_BYTES = 64 * 1024  # of a request's body before reading pauses, of an answer before writing pauses
+_WRITE_LOOKS = 4  # how often within write_timeout_s a waiting client's progress is looked at
+
+
+class Phase(IntEnum):
+    """What the connection waits for, and so which deadline holds."""
+
+    HEAD = 0  # a request, or the rest of its head
+    BODY = 1  # the rest of a body; the app is running, and may even have answered
+    ANSWER = 2  # the app
+    LAST = 3  # the app, with a client that has already sent more than its request
+    CLOSED = 4  # the client's leave: nothing is read or answered any more
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """What the connections of one server share. Called by uvicorn with its own keywords to make each of them."""
+
+    limits: Server
+    world: World
+    max_connections: int
+    on_refusal: Callable[[Refusal], None]
+
+    def __call__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> "Connection":
+        return Connection(self, config.loaded_app, server_state, app_state, _loop or asyncio.get_running_loop())
+
+
+class Connection(asyncio.Protocol):
+    """See the module."""
+
+    __slots__ = (
+        "_address",
+        "_app",
+        "_app_state",
+        "_client",
+        "_close_at",
+        "_discarded",
+        "_exchange",
+        "_first",
+        "_front",
+        "_last",
+        "_lingering",
+        "_loop",
+        "_phase",
+        "_read_paused",
+        "_reader",
+        "_scheme",
+        "_since",
+        "_state",
+        "_timer",
+        "_transport",
+        "_unsent",
+        "_unsent_since",
+        "_writable",
+        "write",
+        "write_paused",
+    )
+
+    write: Callable[[bytes], None]
+    _transport: asyncio.Transport
+
+    def __init__(
+        self, front: Front, app: Any, state: ServerState, app_state: dict[str, Any], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._front = front
+        self._app = app
+        self._state = state
+        self._app_state = app_state
+        self._loop = loop
+        self._phase = Phase.HEAD
+        self._since = loop.time()  # when the present wait of HEAD or BODY began
+        self._reader = Reader(self, front.limits)
+        self._first = True  # no request has come yet
+        self._last = False  # the server stops: the next request is this connection's last
+        self._exchange: Exchange | None = None
+        self._timer = LazyTimer(loop, self._on_timer)
+        self._discarded = 0
+        self._read_paused = False
+        self.write_paused = False
+        self._writable: asyncio.Event | None = None  # made when a `send` has to wait
+        self._unsent = 0
+        self._unsent_since = 0.0
+        self._lingering = False
+        self._close_at = math.inf
+
+    # The transport's calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)
+        self._transport = transport
+        self.write = transport.write
+        transport.set_write_buffer_limits(high=BUFFER_BYTES)
+        self._address = _address(transport.get_extra_info("sockname"))
+        self._client = _address(transport.get_extra_info("peername"))
+        self._scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+        self._state.connections.add(self)  # type: ignore[arg-type]  # uvicorn lists its own classes; it calls shutdown()
+        if len(self._state.connections) > self._front.max_connections:
+            self.refuse(TooManyConnections(retry_after_s=1))
+        else:
+            self._arm()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._state.connections.discard(self)
+        self._phase = Phase.CLOSED
+        self._timer.close()
+        self._drop_exchange()
+        self._exchange = None
+        self.resume_writing()
+        self._reader.close()
+
+    def eof_received(self) -> None:
+        self._drop_exchange()
+        self._phase = Phase.CLOSED
+        self._lingering = False
+        self._close_at = self._loop.time() + self._front.limits.write_timeout_s
+        self._arm()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._unsent = self._transport.get_write_buffer_size()
+        self._unsent_since = self._loop.time()
+        self._arm()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._writable is not None:
+            self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self._phase >= Phase.LAST:
+            self._discard(len(data))
+            return
+        reader = self._reader
+        if self._phase is Phase.BODY or (self._phase is Phase.HEAD and not self._first and not reader.heard):
+            self._since = self._loop.time()
+        before = self._exchange
+        try:
+            reader.feed(data)
+        except (Surplus, XRouterError) as error:
+            if self._phase is Phase.CLOSED:
+                return
+            if isinstance(error, XRouterError) and self._phase is not Phase.ANSWER:
+                if self._exchange is not before:
+                    self._exchange = None  # it has not started: the app never hears of a request that begins broken
+                self.refuse(error)
+                return
+            self._surplus()
+        exchange = self._exchange
+        if exchange is not None and exchange is not before:
+            task = self._loop.create_task(exchange.run(self._app))
+            self._state.tasks.add(task)
+            task.add_done_callback(self._state.tasks.discard)
+        if self._phase < Phase.ANSWER:
+            self._arm()
+
+    # The reader's calls.
+
+    def may_begin(self) -> bool:
+        return self._phase is Phase.HEAD
+
+    def begin(self, head: Head) -> None:
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": head.version,
+            "server": self._address,
+            "client": self._client,
+            "scheme": self._scheme,
+            "method": head.method,
+            "root_path": "",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "headers": head.headers,
+            "state": self._app_state.copy(),
+        }
+        self._exchange = Exchange(self, scope, head)
+        if self._last:
+            self._exchange.keep_alive = False
+        self._phase = Phase.BODY
+        self._first = False
+        self._since = self._loop.time()
+
+    def body(self, data: bytes) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        if not exchange.complete:
+            exchange.feed(data)
+            if exchange.buffered > BUFFER_BYTES:
+                self._pause_reading()
+
+    def end(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        exchange.end()
+        if exchange.complete:
+            self._await_request()
+        else:
+            self._phase = Phase.ANSWER
+            self._resume_reading()  # to hear that the client leaves
+
+    # The exchange's calls.
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        return self._state.default_headers
+
+    async def drain(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.Event()
+        self._writable.clear()
+        await self._writable.wait()
+
+    def wait_for_body(self) -> None:
+        if self._phase is Phase.BODY:
+            self._since = self._loop.time()
+            self._resume_reading()
+            self._arm()
+
+    def answered(self) -> None:
+        self._state.total_requests += 1
+        exchange = self._exchange
+        assert exchange is not None
+        if self._phase is Phase.CLOSED:
+            return
+        if not exchange.keep_alive or self._phase is Phase.LAST:
+            self._close(linger=self._phase is not Phase.ANSWER)
+        elif self._phase is Phase.ANSWER:
+            self._await_request()
+            self._arm()
+        else:
+            self._since = self._loop.time()
+            self._resume_reading()
+            self._arm()
+
+    def refuse(self, error: XRouterError) -> None:
+        """Answer with `error` and close; where an answer is under way, cut it off instead."""
+        exchange = self._exchange
+        head_only = False
+        if exchange is not None:
+            exchange.drop()
+            head_only = exchange.bodiless
+            if exchange.started:
+                self._close(linger=False)
+                return
+        refusal = Refusal(time_ordered(self._front.world), self._client[0] if self._client else "", error)
+        self.write(refusal.encoded(self._state.default_headers, head_only))
+        self._close(linger=self._phase is not Phase.ANSWER)
+        self._front.on_refusal(refusal)
+
+    # uvicorn's call.
+
+    def shutdown(self) -> None:
+        """The server stops: finish what is under way, take nothing new."""
+        self._last = True
+        if self._exchange is not None:
+            self._exchange.keep_alive = False
+        elif self._phase is Phase.HEAD and not self._reader.heard:
+            self._close(linger=False)
+
+    # Changes of phase.
+
+    def _await_request(self) -> None:
+        self._exchange = None
+        self._phase = Phase.HEAD
+        self._since = self._loop.time()
+        if self._last:
+            self._close(linger=False)
+
+    def _surplus(self) -> None:
+        assert self._exchange is not None
+        self._exchange.keep_alive = False
+        self._phase = Phase.LAST
+
+    def _discard(self, size: int) -> None:
+        self._discarded += size
+        if self._discarded > DISCARD_BYTES:
+            if self._phase is Phase.LAST:
+                self._drop_exchange()
+                self._transport.abort()
+            else:
+                self._pause_reading()
+
+    def _close(self, linger: bool) -> None:
+        self._phase = Phase.CLOSED
+        now = self._loop.time()
+        if self._transport.is_closing():
+            return
+        if linger and self._transport.can_write_eof():
+            self._lingering = True
+            self._close_at = now + LINGER_S
+            self._transport.write_eof()
+            self._resume_reading()
+        else:
+            self._lingering = False
+            self._close_at = now + self._front.limits.write_timeout_s
+            self._transport.close()
+        self._arm()
+
+    def _drop_exchange(self) -> None:
+        if self._exchange is not None:
+            self._exchange.drop()
+
+    def _pause_reading(self) -> None:
+        if not self._read_paused:
+            self._read_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._read_paused:
+            self._read_paused = False
+            self._transport.resume_reading()
+
+    # Deadlines, all on the loop's clock.
+
+    def _due(self) -> float:
+        """When the present phase has lasted too long; infinity where it may last for ever."""
+        limits = self._front.limits
+        match self._phase:
+            case Phase.HEAD:
+                waits = self._first or self._reader.heard
+                return self._since + (limits.header_timeout_s if waits else limits.idle_timeout_s)
+            case Phase.BODY:
+                exchange = self._exchange
+                owed = exchange is not None and not exchange.expects_continue and not self._read_paused
+                return self._since + limits.body_timeout_s if owed else math.inf
+            case Phase.CLOSED:
+                return self._close_at
+            case _:
+                return math.inf
+
+    def _look_due(self) -> float:
+        """When to look at whether the client reads."""
+        if not self.write_paused or self._phase is Phase.CLOSED:
+            return math.inf
+        return self._loop.time() + self._front.limits.write_timeout_s / _WRITE_LOOKS
+
+    def _arm(self) -> None:
+        self._timer.arm(min(self._due(), self._look_due()))
+
+    def _on_timer(self) -> None:
+        now = self._loop.time()
+        if self.write_paused and self._phase is not Phase.CLOSED:
+            unsent = self._transport.get_write_buffer_size()
+            if unsent < self._unsent:
+                self._unsent_since = now
+            elif now - self._unsent_since >= self._front.limits.write_timeout_s:
+                self._drop_exchange()
+                self._transport.abort()
+                return
+            self._unsent = unsent
+        if now >= self._due():
+            self._expire()
+        else:
+            self._arm()
+
+    def _expire(self) -> None:
+        match self._phase:
+            case Phase.HEAD if not self._reader.begun:
+                self._close(linger=False)  # silent, or idle between two requests: nobody waits for an answer
+            case Phase.CLOSED if not self._lingering:
+                self._drop_exchange()
+                self._transport.abort()  # the client does not even read the answer
+            case Phase.CLOSED:
+                self._lingering = False
+                self._close_at = self._loop.time() + self._front.limits.write_timeout_s
+                self._transport.close()
+                self._arm()
+            case _:
+                self.refuse(RequestTimeout())
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    """Host and port of a socket's name, which has two parts for IPv4 and four for IPv6; None for a Unix socket."""
+    match name:
+        case (str(host), int(port), *_):
+            return host, port
+        case _:
+            return None

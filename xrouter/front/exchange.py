@@ -1,0 +1,239 @@
+"""One request and its answer: what the ASGI app gets as `receive` and `send`.
+
+As in uvicorn, `send` waits while the client does not read, and is quiet once the client has left: only `receive` tells.
+An answer without a Content-Length is chunked, or ends with the connection where the client speaks HTTP/1.0.
+"""
+
+import asyncio
+import http
+import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+from xrouter.errors import InternalError, ShuttingDown, XRouterError
+from xrouter.front.head import Head
+
+Message = MutableMapping[str, Any]
+Scope = dict[str, Any]
+App = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+
+DISCARD_BYTES = 64 * 1024  # the most that is read of a request once its answer is known
+
+_STATUS_LINES = {
+    int(status): b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode("ascii")) for status in http.HTTPStatus
+}
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_NO_BODY = frozenset({204, 304})
+
+log = logging.getLogger("xrouter.front")
+
+
+class Channel(Protocol):
+    """What an exchange needs of its connection."""
+
+    write: Callable[[bytes], None]
+    write_paused: bool
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]: ...
+
+    async def drain(self) -> None:
+        """Return once the client has read enough, or is gone."""
+
+    def wait_for_body(self) -> None:
+        """The app waits for more of the body: read on, and hold the client to its time."""
+
+    def answered(self) -> None:
+        """The last byte of the answer is written."""
+
+    def refuse(self, error: XRouterError) -> None:
+        """Answer in the app's place if nothing is written yet, else cut the answer off."""
+
+
+def status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+class Exchange:
+    """See the module. The connection calls `feed`, `end` and `drop`; the app sees `receive` and `send`."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_channel",
+        "_chunked",
+        "_ended",
+        "_left",
+        "_news",
+        "_scope",
+        "complete",
+        "dropped",
+        "expects_continue",
+        "keep_alive",
+        "started",
+        "whole",
+    )
+
+    def __init__(self, channel: Channel, scope: Scope, head: Head) -> None:
+        self.keep_alive = head.keep_alive  # whether the connection may carry another request
+        self.expects_continue = head.expects_continue and head.body_bytes != 0  # the client waits for "100 Continue"
+        self.whole = False  # the request's last byte has come
+        self.started = False  # the answer's head is written
+        self.complete = False  # the answer's last byte is written
+        self.dropped = False  # the client is gone, or was answered in the app's place
+        self._channel = channel
+        self._scope = scope
+        self._body_bytes = head.body_bytes
+        self._body: bytes | bytearray = b""
+        self._ended = False  # the app has been given the body's end
+        self._news: asyncio.Event | None = None  # made when `receive` has to wait
+        self._chunked = False
+        self._left: int | None = None  # bytes of a declared answer that are still owed
+
+    # The connection's side.
+
+    @property
+    def buffered(self) -> int:
+        return len(self._body)
+
+    @property
+    def bodiless(self) -> bool:
+        """Whether an answer to this request has a head only."""
+        return bool(self._scope["method"] == "HEAD")
+
+    def feed(self, data: bytes) -> None:
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytearray):
+            self._body += data
+        else:
+            self._body = bytearray(self._body)
+            self._body += data
+        self._wake()
+
+    def end(self) -> None:
+        self.whole = True
+        self._wake()
+
+    def drop(self) -> None:
+        self.dropped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+    # The app's side.
+
+    async def run(self, app: App) -> None:
+        """Run the app to its end. An app that fails without an answer is answered for."""
+        try:
+            await app(self._scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._fail(ShuttingDown())
+            raise
+        except Exception:
+            log.exception("Exception in ASGI application")
+            self._fail(InternalError())
+        else:
+            if not self.complete and not self.dropped:
+                log.error("The ASGI application returned without completing its answer")
+                self._fail(InternalError())
+
+    def _fail(self, error: XRouterError) -> None:
+        if not self.complete and not self.dropped:
+            self._channel.refuse(error)
+
+    async def receive(self) -> Message:
+        while True:
+            if self.dropped or self.complete:
+                return {"type": "http.disconnect"}
+            if self._body or (self.whole and not self._ended):
+                body, self._body = bytes(self._body), b""
+                self._ended = self.whole
+                return {"type": "http.request", "body": body, "more_body": not self.whole}
+            if not self.whole:
+                if self.expects_continue and not self.started:
+                    self._channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    self.expects_continue = False
+                self._channel.wait_for_body()
+            if self._news is None:
+                self._news = asyncio.Event()
+            self._news.clear()
+            await self._news.wait()
+
+    async def send(self, message: Message) -> None:
+        channel = self._channel
+        if channel.write_paused and not self.dropped:
+            await channel.drain()
+        if self.dropped:
+            return
+        kind = message["type"]
+        if kind == "http.response.body" and self.started and not self.complete:
+            self._send_body(message.get("body", b""), message.get("more_body", False))
+        elif kind == "http.response.start" and not self.started:
+            self._send_head(message["status"], message.get("headers", ()))
+        else:
+            raise RuntimeError(f"unexpected ASGI message {kind!r}")
+
+    def _send_head(self, status: int, app_headers: Any) -> None:
+        if not self.whole and (self.expects_continue or self._body_bytes is None or self._body_bytes > DISCARD_BYTES):
+            # Answered before the body has come: reading the rest away would cost more than a new connection.
+            self.keep_alive = False
+        parts = [status_line(status)]
+        names, values = [], []
+        declared: int | None = None
+        for name, value in (*self._channel.default_headers, *app_headers):
+            name = name.lower()
+            if name == b"content-length":
+                declared = int(value)
+            elif name == b"connection":
+                if b"close" in value.lower():
+                    self.keep_alive = False
+                continue
+            elif name == b"transfer-encoding":
+                continue  # the framing is the front's business
+            names.append(name)
+            values.append(value)
+            parts += (name, b": ", value, b"\r\n")
+        if not _NAME.fullmatch(b"".join(names)) or not all(names):
+            raise RuntimeError("invalid name of a response header")
+        if _BAD_VALUE.search(b"".join(values)):
+            raise RuntimeError("invalid value of a response header")
+        if self.bodiless or status in _NO_BODY:
+            self._left = 0
+        elif declared is not None:
+            self._left = declared
+        elif self._scope["http_version"] == "1.1":
+            self._chunked = True
+            parts.append(b"transfer-encoding: chunked\r\n")
+        else:
+            self.keep_alive = False
+        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self.started = True
+        self._channel.write(b"".join(parts))
+
+    def _send_body(self, body: bytes, more_body: bool) -> None:
+        if self._chunked:
+            if body:
+                end = b"\r\n" if more_body else b"\r\n0\r\n\r\n"
+                self._channel.write(b"".join((b"%x\r\n" % len(body), body, end)))
+            elif not more_body:
+                self._channel.write(b"0\r\n\r\n")
+        elif self.bodiless or self._left is None:
+            if body and not self.bodiless:
+                self._channel.write(body)
+        else:
+            if len(body) > self._left:
+                raise RuntimeError("the answer is longer than its Content-Length")
+            self._left -= len(body)
+            if body:
+                self._channel.write(body)
+            if not more_body and self._left:
+                raise RuntimeError("the answer is shorter than its Content-Length")
+        if not more_body:
+            self.complete = True
+            self._wake()
+            self._channel.answered()
