@@ -89,6 +89,7 @@ def test_ids_used_again_in_a_later_turn_pair_within_their_turn() -> None:
         USER,
         assistant(tool_call("call_0", "f")),
         result("call_0", "1"),
+        result("call_0", "of the first turn again"),
         assistant(content="Раз"),
         USER,
         assistant(tool_call("call_0", "g")),

@@ -55,7 +55,8 @@ def test_any_bytes_cut_anywhere_give_the_same_events(body: bytes, cuts: list[int
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 def test_the_three_line_ends(newline: bytes) -> None:
     body = b"event: a" + newline + b"data: 1" + newline + b"data: 2" + newline + newline
-    assert decode(body) == [ServerSentEvent(b"1\n2", "a")]
+    for cut in range(len(body) + 1):
+        assert decode(body[:cut], body[cut:]) == [ServerSentEvent(b"1\n2", "a")], cut
 
 
 def test_an_event_is_given_when_its_blank_line_comes_not_later() -> None:
