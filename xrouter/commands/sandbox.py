@@ -24,9 +24,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=8090, help="port; 0: any free one (default: %(default)s)")
-    parser.add_argument(
-        "--oauth-port", type=_port, help="a second port, as GigaChat signs in on another one than it answers"
-    )
+    parser.add_argument("--oauth-port", type=_port, help="a second port, for GigaChat's sign-in")
     parser.add_argument(
         "--scenario",
         type=_scenario,
@@ -47,7 +45,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--service-account-key", type=Path, metavar="FILE", help="write a fresh Yandex service account key to FILE"
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object with addresses and credentials when ready"
+        "--json", action="store_true", help="when ready, print one JSON object with addresses and credentials"
     )
     parser.set_defaults(run=run)
 

@@ -17,6 +17,7 @@ Count = Annotated[int, Meta(ge=0, le=10_000_000)]
 HEADER = "x-emu-scenario"
 MARK = re.compile(r"\[\[emu:([^\]\\\"]*)\]\]")
 
+_UNKNOWN = re.compile(r"unknown field `(.*)`")
 _SEPARATORS = re.compile(r"[,;\s]+")
 
 _ALIASES = {"blacklist": "filter", "replace": "filter=2", "html403": "403,html", "html502": "502,html"}
@@ -103,7 +104,9 @@ def parse(text: str) -> Scenario:
         return msgspec.convert(fields, Scenario, strict=False)
     except msgspec.ValidationError as problem:
         known = ", ".join(name.replace("_", "-") for name in Scenario.__struct_fields__ if name != "status")
-        raise ScenarioError(f"{text!r} is not a scenario: {problem}; known: a status such as 429, {known}") from None
+        found = _UNKNOWN.search(str(problem))
+        what = f"unknown name {found[1]!r}" if found else str(problem)
+        raise ScenarioError(f"{text!r} is not a scenario: {what}; known: a status such as 429, {known}") from None
 
 
 def _words(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The sandbox on a socket."""
 
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,4 +83,5 @@ def run_until_signal(
     """Serve on each of `ports` (0: any free one) until SIGINT or SIGTERM; `announce` is told them once all accept."""
     listeners = [listen(host, port) for port in ports]
     bound = tuple(each.getsockname()[1] for each in listeners)
-    server(create_app(state=state), tls, lambda: announce(bound)).run(sockets=listeners)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it once it has ended by SIGINT
+        server(create_app(state=state), tls, lambda: announce(bound)).run(sockets=listeners)
