@@ -51,9 +51,10 @@ def test_nul_in_the_path_is_a_problem():
 
 
 def test_byte_order_mark_and_every_line_ending_keep_the_places(problems_of, sheet):
-    text = sheet("server", "server:\n  prot: 1")
+    text = sheet("server", "server:\n  prot: 1\n  host: >-\n    a\n    b${HOST}")
     expected = problems_of(text)
     assert expected[0].startswith("2:3: unknown key 'prot'")
+    assert expected[1].startswith("5:6: the environment variable HOST is not set")
     for variant in (b"\xef\xbb\xbf" + text.encode(), text.replace("\n", "\r\n"), text.replace("\n", "\r")):
         assert problems_of(variant) == expected
 
