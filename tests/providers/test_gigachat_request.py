@@ -1,6 +1,7 @@
 """What is sent to GigaChat for a chat or a completion; numbers are those of the sheet's section 15."""
 
 import json
+import uuid
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ from gigachat_kit import (
     tool_call,
     translator,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from xrouter.errors import BadRequest
+from xrouter.providers.gigachat_http import uuid5
 
 USER = {"role": "user", "content": "Погода?"}
 
@@ -46,6 +50,11 @@ def test_a_request_id_that_is_no_uuid_becomes_one() -> None:
     ids = {header(sent(translator(request_id=text)), b"x-request-id") for text in ("client 1", "client 1", "client 2")}
     assert len(ids) == 2
     assert all(len(value) == 36 for value in ids if value)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.uuids())
+def test_uuid5_is_the_librarys(name: str, namespace: uuid.UUID) -> None:
+    assert uuid5(namespace.bytes, name) == str(uuid.uuid5(namespace, name))
 
 
 def test_gigachat_31_the_session_is_one_conversation_of_one_client() -> None:
