@@ -20,6 +20,7 @@ from xrouter.secret import Secret
 Custom = Mapping[str, Callable[[Entry], object]]
 """Fields that the caller decodes itself, by name."""
 
+_NONE: Final[Custom] = types.MappingProxyType({})
 _UNSET: Final = object()
 _MAPPINGS: Final = (Mapping, dict)
 
@@ -32,13 +33,13 @@ class Decoder:
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
 
-    def dataclass(self, cls: type[Any], node: Node, owner: Place, custom: Custom | None = None) -> Any:
+    def dataclass(self, cls: type[Any], node: Node, owner: Place) -> Any:
         """An instance of `cls`.
 
         `owner` is where the thing is named that `node` describes: missing keys and the class's own complaints stand there.
         Raises Invalid, and UnsupportedType.
         """
-        values, whole = self.fields(cls, node, owner, custom)
+        values, whole = self.fields(cls, node, owner)
         if not whole:
             raise Invalid(cls.__name__)
         try:
@@ -48,9 +49,7 @@ class Decoder:
             message = _concealed(str(error) or "not accepted", node, values.values())
             raise self._problems.fail(owner, f"{kind}{message}") from error
 
-    def fields(
-        self, cls: type[Any], node: Node, owner: Place, custom: Custom | None = None
-    ) -> tuple[dict[str, Any], bool]:
+    def fields(self, cls: type[Any], node: Node, owner: Place, custom: Custom = _NONE) -> tuple[dict[str, Any], bool]:
         """The values of those fields that could be decoded, and whether that is all of them. Raises UnsupportedType."""
         if not isinstance(node, MappingNode):
             raise self._problems.fail(node.place, f"expected a mapping, found {_found(node)}")
@@ -64,9 +63,7 @@ class Decoder:
         values: dict[str, Any] = {}
         for name, field in known.items():
             try:
-                value = self._field(
-                    cls, field, annotations[name], node.entries.get(name), owner, (custom or {}).get(name)
-                )
+                value = self._field(cls, field, annotations[name], node.entries.get(name), owner, custom.get(name))
             except Invalid:
                 whole = False
             else:
@@ -132,7 +129,7 @@ class Decoder:
             return self.dataclass(annotation, node, owner)
         if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
             return self._tuple(arguments[0], node)
-        if origin in _MAPPINGS or origin is Mapping:
+        if origin in _MAPPINGS:
             if arguments[0] is not str:
                 raise UnsupportedType("a mapping whose keys are not str")
             return self._mapping(arguments[1], node)
