@@ -19,6 +19,7 @@ from xrouter.errors import (
     XRouterError,
 )
 from xrouter.providers.base import Purpose
+from xrouter.secret import Secret
 from xrouter.upstream.base import Headers
 
 GRPC_TO_HTTP = {1: 499, 2: 500, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 12: 501, 13: 500, 14: 503, 15: 500, 16: 401}
@@ -182,6 +183,13 @@ def test_yandexgpt_35_no_key_is_told_to_anybody(secret: str, status: int) -> Non
     for body in bodies:
         raised = error(status, body, headers)
         assert secret not in str(raised.body()) + (raised.detail or "")
+
+
+def test_yandexgpt_35_a_key_that_looks_like_a_word_is_not_told_either() -> None:
+    for name in ("api_key", "iam_token", "oauth_token"):
+        raised = error(400, streaming(3, "the key open-sesame is bad"), **{name: Secret("open-sesame")})
+        assert raised.message.endswith("the key … is bad")
+        assert "sesame" not in (raised.detail or "")
 
 
 def test_yandexgpt_35_yandexs_names_for_the_answer_are_in_the_operators_detail() -> None:

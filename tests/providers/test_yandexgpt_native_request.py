@@ -135,6 +135,15 @@ def test_yandexgpt_20_the_round_trip_pairs_two_calls_of_one_function_by_their_or
     ]
 
 
+def test_yandexgpt_20_calls_of_one_id_are_paired_by_order() -> None:
+    history = assistant_calls(("", "time", "{}"), ("", "weather", "{}"))
+    written = messages(QUESTION, history, tool("", "12"), tool("", "8°C"))
+    assert [result["functionResult"] for result in written[2]["toolResultList"]["toolResults"]] == [
+        {"name": "time", "content": "12"},
+        {"name": "weather", "content": "8°C"},
+    ]
+
+
 def test_yandexgpt_20_text_beside_a_call_is_a_message_of_its_own() -> None:
     written = messages(QUESTION, assistant_calls(("a", "time", ""), content="Смотрю."), tool("a", "12"))
     assert [sorted(message) for message in written] == [

@@ -155,6 +155,11 @@ def test_yandexgpt_06_a_filter_after_a_part_adds_nothing(stop: list[str] | None)
     assert finish(events).reason == "content_filter"
 
 
+def test_yandexgpt_06_a_refusal_that_happens_to_extend_the_text_adds_nothing_either() -> None:
+    body = stream(native_line("Я не"), native_line("Я не могу.", "ALTERNATIVE_STATUS_CONTENT_FILTER"))
+    assert said(read(translator(stream=True), body)) == "Я не"
+
+
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("status", ["ALTERNATIVE_STATUS_OF_TOMORROW", "", "ALTERNATIVE_STATUS_TOOL_CALLS"])
 def test_yandexgpt_06_an_unknown_status_without_text_is_an_error(status: str, streamed: bool) -> None:

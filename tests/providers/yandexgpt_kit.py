@@ -77,7 +77,10 @@ def translator(
 ) -> Translator:
     target = Target("yandex", model, "yandexgpt/pro", surface)
     purpose = Purpose(generation_id, "req-1", "conversation", facts or settings())
-    return (of or provider()).translator(call(kind, **body), target, purpose)
+    made = (of or provider()).translator(call(kind, **body), target, purpose)
+    if kind != "embeddings":
+        sent(made)  # so that it knows what to do with an answer
+    return made
 
 
 def sent(translator: Translator) -> UpstreamRequest:

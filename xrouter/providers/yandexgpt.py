@@ -71,10 +71,11 @@ class YandexGPT(Provider):
         return IamFlow.for_service_account(config.iam_url, key, config.iam_audience, self._world)
 
     def translator(self, call: Call, target: Target, purpose: Purpose) -> Translator:
+        """Raises UpstreamError for a route whose model is none of this folder's: a mistake of the configuration."""
         if call.kind == "embeddings":
             model = self._access.model(target.model, "emb")
             surface: Surface = "openai" if target.surface == "openai" else "native"
-            return EmbeddingTranslator(self._access, model, surface, call, purpose)
+            return EmbeddingTranslator(self._access, model, surface, call)
         model = self._access.model(target.model, "gpt")
         if _surface(model, target, _has_tools(call)) == "native":
             return NativeTranslator(self._access, model, call, purpose)

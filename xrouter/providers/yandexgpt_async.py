@@ -19,7 +19,7 @@ from xrouter.providers.yandexgpt_completion import CompletionReader
 from xrouter.providers.yandexgpt_models import YandexModel
 from xrouter.providers.yandexgpt_native_request import native_request
 from xrouter.providers.yandexgpt_native_wire import Completion
-from xrouter.providers.yandexgpt_request import refuse_downgrades, wanted
+from xrouter.providers.yandexgpt_request import wanted
 from xrouter.upstream.base import UpstreamAnswer, UpstreamRequest
 from xrouter.upstream.signin import Send
 from xrouter.wire import decode_json, encode_json
@@ -72,7 +72,8 @@ class AsyncCompletion:
     ) -> None:
         self._access = access
         self._model = model
-        self._wanted = wanted(call, model, purpose.model)
+        self._call = call
+        self._facts = purpose.model
         self._generation_id = purpose.generation_id
         self._poll_s = poll_s
         self._give_up_s = give_up_s
@@ -83,9 +84,15 @@ class AsyncCompletion:
         Raises BadRequest before anything is sent, UpstreamTimeout when patience ends, NotFound when the operation's three
         days are over, else what the operation's error means.
         """
-        refuse_downgrades(self._wanted.downgrades, self._access.settings.strict)
-        body = encode_json(native_request(self._wanted, self._model, stream=False))
-        operation = self._read((yield self._access.native("completionAsync", body, private=self._wanted.private)))
+        asked = wanted(
+            self._call,
+            self._model,
+            self._facts,
+            reasons=self._model.reasons_hidden,
+            strict=self._access.settings.strict,
+        )
+        body = encode_json(native_request(asked, self._model, stream=False))
+        operation = self._read((yield self._access.native("completionAsync", body, private=asked.private)))
         return (yield from self.resume(operation.id, operation))
 
     def resume(self, operation_id: str, operation: _Operation | None = None) -> AsyncFlow:

@@ -24,7 +24,7 @@ from xrouter.providers.yandexgpt_compatible_wire import (
 )
 from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
 from xrouter.providers.yandexgpt_models import YandexModel, served_name
-from xrouter.providers.yandexgpt_request import refuse_downgrades, wanted
+from xrouter.providers.yandexgpt_request import wanted
 from xrouter.upstream.base import Headers, UpstreamAnswer
 from xrouter.wire import decode_json, encode_json
 
@@ -45,14 +45,11 @@ class CompatibleTranslator(Translator):
     def __init__(self, access: Access, model: YandexModel, call: Call, purpose: Purpose) -> None:
         self._access = access
         self._model = model
-        self._wanted = wanted(call, model, purpose.model)
-        self._sees = "image" in purpose.model.inputs
-        self._reasons = purpose.model.reasoning
-        reasoning_dropped = self._wanted.reasons and not self._reasons
-        self.downgrades = (*self._wanted.downgrades, *(("reasoning_effort",) if reasoning_dropped else ()))
+        self._call = call
+        self._facts = purpose.model
         self._generation_id = purpose.generation_id
-        self._cutter = StopCutter(self._wanted.stop)
-        self._streamed = self._wanted.stream
+        self._cutter = StopCutter(())
+        self._streamed = call.stream
         self._at_start = True
         self._events = SseDecoder(_MAX_EVENT_BYTES)
         self._whole: list[bytes] = []
@@ -64,10 +61,18 @@ class CompatibleTranslator(Translator):
         self._failed: XRouterError | None = None
 
     def exchange(self) -> Exchange:
-        refuse_downgrades(self.downgrades, self._access.settings.strict)
-        request = compatible_request(self._wanted, self._model, sees=self._sees, reasons=self._reasons)
+        asked = wanted(
+            self._call,
+            self._model,
+            self._facts,
+            reasons=self._facts.reasoning,
+            strict=self._access.settings.strict,
+        )
+        self.downgrades = asked.downgrades
+        self._cutter = StopCutter(asked.stop)
+        request = compatible_request(asked, self._model, sees="image" in self._facts.inputs, stream=self._streamed)
         yield from ()  # no requests before the completion itself
-        return self._access.openai("chat/completions", encode_json(request), private=self._wanted.private)
+        return self._access.openai("chat/completions", encode_json(request), private=asked.private)
 
     def started(self, status: int, headers: Headers) -> None:
         refuse_markup(headers)
@@ -159,11 +164,11 @@ class CompatibleTranslator(Translator):
             self._said_something = True
             yield Text(message.content)
         for place, call in enumerate(message.tool_calls or ()):
-            yield self._call(place, call)
+            yield self._tool_call(place, call)
         if message.function_call is not None:
-            yield self._call(0, AnswerToolCall(0, None, message.function_call))
+            yield self._tool_call(0, AnswerToolCall(0, None, message.function_call))
 
-    def _call(self, place: int, call: AnswerToolCall) -> ToolCallPart:
+    def _tool_call(self, place: int, call: AnswerToolCall) -> ToolCallPart:
         self._said_something = True
         index = place if call.index is None else call.index
         begins = index >= self._calls_seen

@@ -23,8 +23,8 @@ from xrouter.wire import ResponseFormat as WantedFormat
 _UNNAMED_SCHEMA = "answer"  # a schema's name is required there, and optional to our clients
 
 
-def compatible_request(wanted: Wanted, model: YandexModel, *, sees: bool, reasons: bool) -> CompatibleRequest:
-    """`sees`: the model takes images. `reasons`: it takes a reasoning effort. Raises BadRequest."""
+def compatible_request(wanted: Wanted, model: YandexModel, *, sees: bool, stream: bool) -> CompatibleRequest:
+    """`sees`: the model takes images. Raises BadRequest for what the compatible surface cannot express."""
     messages = [
         message
         for turn in turns(wanted.messages, sees=sees)
@@ -33,7 +33,7 @@ def compatible_request(wanted: Wanted, model: YandexModel, *, sees: bool, reason
     return CompatibleRequest(
         model=model.uri("gpt"),
         messages=messages,
-        stream=wanted.stream,
+        stream=stream,
         temperature=wanted.temperature,
         max_tokens=wanted.max_tokens,
         tools=[
@@ -44,7 +44,7 @@ def compatible_request(wanted: Wanted, model: YandexModel, *, sees: bool, reason
         tool_choice=_choice(wanted.tool_choice),
         parallel_tool_calls=wanted.parallel_tool_calls,
         response_format=_format(wanted.response_format),
-        reasoning_effort=wanted.effort if reasons else None,
+        reasoning_effort=wanted.effort,
     )
 
 

@@ -13,7 +13,7 @@ from msgspec import Struct
 from xrouter.context import Call
 from xrouter.errors import BadRequest, InternalError, UpstreamProtocolError, XRouterError
 from xrouter.events import Embedding, Event, Usage
-from xrouter.providers.base import Exchange, Purpose, Translator
+from xrouter.providers.base import Exchange, Translator
 from xrouter.providers.yandexgpt_access import Access
 from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
 from xrouter.providers.yandexgpt_models import Surface, YandexModel, served_name
@@ -67,7 +67,7 @@ _answer_decoder = msgspec.json.Decoder(_Answer, strict=False)
 class EmbeddingTranslator(Translator):
     """The vectors of one request, in the order of its inputs."""
 
-    def __init__(self, access: Access, model: YandexModel, surface: Surface, call: Call, purpose: Purpose) -> None:
+    def __init__(self, access: Access, model: YandexModel, surface: Surface, call: Call) -> None:
         if not isinstance(call.request, EmbeddingRequest):
             raise InternalError(detail=f"{type(call.request).__name__} asks for no embeddings")
         self._access = access

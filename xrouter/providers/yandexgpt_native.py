@@ -14,7 +14,7 @@ from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
 from xrouter.providers.yandexgpt_models import YandexModel, served_name
 from xrouter.providers.yandexgpt_native_request import native_request
 from xrouter.providers.yandexgpt_native_wire import Completion, decode_line
-from xrouter.providers.yandexgpt_request import refuse_downgrades, wanted
+from xrouter.providers.yandexgpt_request import wanted
 from xrouter.upstream.base import Headers, UpstreamAnswer
 from xrouter.wire import decode_json, encode_json
 
@@ -26,11 +26,11 @@ class NativeTranslator(Translator):
 
     def __init__(self, access: Access, model: YandexModel, call: Call, purpose: Purpose) -> None:
         self._access = access
-        self._wanted = wanted(call, model, purpose.model)
         self._model = model
-        reasoning_dropped = self._wanted.reasons and not model.reasons_hidden
-        self.downgrades = (*self._wanted.downgrades, *(("reasoning_effort",) if reasoning_dropped else ()))
-        self._cutter = StopCutter(self._wanted.stop)
+        self._call = call
+        self._facts = purpose.model
+        self._stream = call.stream
+        self._cutter = StopCutter(())
         self._reader = CompletionReader(purpose.generation_id, access.settings.hold_back_chars)
         self._lines = NdjsonSplitter()
         self._whole: list[bytes] = []
@@ -43,17 +43,25 @@ class NativeTranslator(Translator):
         return self._reader.text.rewrites
 
     def exchange(self) -> Exchange:
-        refuse_downgrades(self.downgrades, self._access.settings.strict)
-        request = native_request(self._wanted, self._model, stream=self._wanted.stream)
+        asked = wanted(
+            self._call,
+            self._model,
+            self._facts,
+            reasons=self._model.reasons_hidden,
+            strict=self._access.settings.strict,
+        )
+        self.downgrades = asked.downgrades
+        self._cutter = StopCutter(asked.stop)
+        request = native_request(asked, self._model, stream=self._stream)
         yield from ()  # no requests before the completion itself
-        return self._access.native("completion", encode_json(request), private=self._wanted.private)
+        return self._access.native("completion", encode_json(request), private=asked.private)
 
     def started(self, status: int, headers: Headers) -> None:
         refuse_markup(headers)
         self.upstream_id = answer_name(headers)
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        if not self._wanted.stream:
+        if not self._stream:
             self._size += len(data)
             if self._size > _MAX_ANSWER_BYTES:
                 raise UpstreamProtocolError(
@@ -66,7 +74,7 @@ class NativeTranslator(Translator):
     def finish(self) -> Sequence[Event]:
         if self._failed is not None and not self._cutter.cut:
             raise self._failed
-        events = self._read(self._lines.finish() if self._wanted.stream else [b"".join(self._whole)])
+        events = self._read(self._lines.finish() if self._stream else [b"".join(self._whole)])
         if not self._cutter.cut:  # else the answer has ended for the client, whatever became of the rest
             events += self._cutter.apply(self._reader.end())
         return events

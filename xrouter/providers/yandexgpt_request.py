@@ -3,7 +3,6 @@
 Source: the sheet's section 15. A surface's own file says how the rest is written down there.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +31,6 @@ class Wanted:
     """A request as Yandex can serve it. `downgrades` names what was changed or left out on the way."""
 
     messages: list[Message]
-    stream: bool
     stop: tuple[str, ...]
     temperature: float | None
     max_tokens: int | None
@@ -40,7 +38,7 @@ class Wanted:
     tool_choice: ToolChoice | None
     parallel_tool_calls: bool | None
     response_format: ResponseFormat | None
-    effort: str | None  # of reasoning; None: the client said nothing of it
+    effort: str | None  # of reasoning; None: the client said nothing of it, or the model has no such mode
     private: bool  # the client forbids that its data is kept
     downgrades: tuple[str, ...]
 
@@ -49,8 +47,11 @@ class Wanted:
         return self.effort is not None and self.effort not in _REASONING_OFF
 
 
-def wanted(call: Call, model: YandexModel, settings: ModelSettings) -> Wanted:
-    """`call` in Yandex's terms. Raises BadRequest for what Yandex cannot do and nobody may silently leave out."""
+def wanted(call: Call, model: YandexModel, settings: ModelSettings, *, reasons: bool, strict: bool) -> Wanted:
+    """`call` in Yandex's terms. `reasons`: the surface has a reasoning mode for this model.
+
+    Raises BadRequest for what Yandex cannot do and nobody may silently leave out; with `strict` for any downgrade.
+    """
     request = _as_chat(call.request)
     _refuse_impossible(request)
     tools, choice = _tools(request, settings)
@@ -71,10 +72,16 @@ def wanted(call: Call, model: YandexModel, settings: ModelSettings) -> Wanted:
     if model.own and temperature is not None and temperature > _MAX_TEMPERATURE:
         temperature = _MAX_TEMPERATURE
         downgrades.append("temperature")
+    effort = _effort(request)
+    if not reasons and effort is not None:
+        if effort not in _REASONING_OFF:
+            downgrades.append("reasoning_effort")
+        effort = None
+    if strict and downgrades:
+        raise BadRequest(f"This model cannot honour {', '.join(downgrades)} as asked", param=downgrades[0])
     preferences = request.provider
     return Wanted(
         messages=request.messages,
-        stream=bool(request.stream),
         stop=request.stop_sequences(),
         temperature=temperature,
         max_tokens=request.output_cap(),
@@ -82,16 +89,10 @@ def wanted(call: Call, model: YandexModel, settings: ModelSettings) -> Wanted:
         tool_choice=choice,
         parallel_tool_calls=request.parallel_tool_calls if tools else None,
         response_format=request.response_format,
-        effort=_effort(request),
+        effort=effort,
         private=preferences is not None and preferences.data_collection == "deny",
         downgrades=tuple(downgrades),
     )
-
-
-def refuse_downgrades(downgrades: Sequence[str], strict: bool) -> None:
-    """With `strict`, what cannot be kept as asked is refused. Raises BadRequest that names the first such field."""
-    if strict and downgrades:
-        raise BadRequest(f"This model cannot honour {', '.join(downgrades)} as asked", param=downgrades[0])
 
 
 def _as_chat(request: object) -> ChatRequest:
@@ -119,7 +120,6 @@ def _completion_as_chat(request: CompletionRequest) -> ChatRequest:
     return ChatRequest(
         messages=[Message(role="user", content=prompts[0])],
         provider=request.provider,
-        stream=request.stream,
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,

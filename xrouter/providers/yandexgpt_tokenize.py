@@ -54,7 +54,8 @@ class TokenCounter:
 
         Raises BadRequest as the completion itself would.
         """
-        request = native_request(wanted(call, self._model, purpose.model), self._model, stream=False)
+        asked = wanted(call, self._model, purpose.model, reasons=self._model.reasons_hidden, strict=False)
+        request = native_request(asked, self._model, stream=False)
         return self._access.native("tokenizeCompletion", encode_json(request), pace=_PACE, safe=True)
 
     def read(self, answer: UpstreamAnswer) -> int:
