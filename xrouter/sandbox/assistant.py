@@ -66,7 +66,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """An answer. `pieces` are its tokens; `finish`: stop | length | tool_calls | filter | error."""
+    """An answer. `pieces` are its tokens; `finish`: stop | length | tool_calls | filter | error.
+
+    Of a filtered one `pieces` are what was told before moderation stepped in: then comes `REFUSAL`.
+    """
 
     pieces: Sequence[str]
     reasoning: Sequence[str]
@@ -83,9 +86,10 @@ class Generation:
 
     @property
     def output_tokens(self) -> int:
-        """Reasoning included."""
+        """Reasoning and the refusal that replaces a filtered answer included."""
         called = sum(tokens.count(call.name + msgspec.json.encode(call.arguments).decode()) for call in self.calls)
-        return len(self.pieces) + len(self.reasoning) + called
+        refusal = tokens.count(REFUSAL) if self.finish == "filter" else 0
+        return len(self.pieces) + len(self.reasoning) + called + refusal
 
 
 def grouped(pieces: Sequence[str], size: int) -> list[str]:
@@ -97,12 +101,12 @@ REFUSAL = "Я не могу обсуждать эту тему. Давайте �
 """The standard refusal of Yandex's moderation (yandexgpt.md section 14), also used for GigaChat's blacklist."""
 
 
-def generate(prompt: Prompt, scenario: Scenario) -> Generation:
-    """The answer to `prompt`."""
-    if scenario.filter is not None:
-        before = tokens.split(_Author(prompt).essay(60)) if scenario.filter else []
-        return Generation(before, (), (), "filter")
+def generate(prompt: Prompt, scenario: Scenario, *, tokens_per_frame: int = 0) -> Generation:
+    """The answer to `prompt`. `tokens_per_frame`: of a stream; 0: the answer comes whole."""
     author = _Author(prompt)
+    if scenario.filter is not None:
+        told = scenario.filter * tokens_per_frame
+        return Generation(tokens.split(author.essay(told)) if told else (), (), (), "filter")
     reasoning = tokens.split(author.thoughts()) if scenario.reasoning or prompt.reasoning else []
     wanted = scenario.tool if scenario.tool and prompt.functions else 0
     if calls := author.calls(wanted):

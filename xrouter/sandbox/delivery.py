@@ -1,14 +1,13 @@
 """Writing an answer, with the faults that concern its bytes rather than its meaning."""
 
 import asyncio
-import contextlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from starlette.types import Receive, Scope, Send
 
 from xrouter.sandbox.reply import Reply
-from xrouter.sandbox.scenario import Scenario
+from xrouter.sandbox.scenario import NO_SCENARIO, Scenario
 from xrouter.sandbox.state import SandboxState
 
 CONNECTION = "xrouter.sandbox.connection"
@@ -51,16 +50,17 @@ class Delivery:
             frames = self._frames(reply, failure_frame)
             if reply.streamed:
                 self._watch()
-                await self._stream(reply, frames, scenario.drip or (_NATURAL_PAUSE_S if natural else 0.0))
+                await self._start(reply, self._headers(reply))
+                await self._body(frames, scenario.drip or (_NATURAL_PAUSE_S if natural else 0.0))
             else:
-                await self._whole(reply, b"".join(frames))
+                body = b"".join(frames)
+                await self._start(reply, [*self._headers(reply), (b"content-length", str(len(body)).encode())])
+                await self._body([body], 0.0)
         except _Gone:
             pass
         finally:
             if self._left is not None:
                 self._left.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await self._left
 
     # The bytes
 
@@ -90,54 +90,42 @@ class Delivery:
 
     # Writing
 
-    async def _whole(self, reply: Reply, body: bytes) -> None:
-        scenario = self._scenario
-        headers = [*self._headers(reply), (b"content-length", str(len(body)).encode())]
+    async def _start(self, reply: Reply, headers: list[tuple[bytes, bytes]]) -> None:
         await self._send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        limit = scenario.cut_bytes
-        if limit is None and scenario.cut is not None and scenario.cut < 1:
-            limit = 0
-        cut = limit is not None and limit < len(body)
-        piece = body[:limit] if cut else body
-        pieces = list(pieces_of(piece, scenario.split)) if scenario.split else [piece]
-        for each in pieces[:-1]:
-            await self._send({"type": "http.response.body", "body": each, "more_body": True})
-            await asyncio.sleep(0)
-        last = pieces[-1] if pieces else b""
-        await self._send({"type": "http.response.body", "body": last, "more_body": cut or scenario.reset is not None})
-        if cut or scenario.reset is not None:
-            await self._end(reset=scenario.reset is not None)
 
-    async def _stream(self, reply: Reply, frames: Iterable[bytes], pause_s: float) -> None:
+    async def _body(self, frames: Sequence[bytes], pause_s: float) -> None:
         scenario = self._scenario
-        send = self._send
-        await send({"type": "http.response.start", "status": reply.status, "headers": self._headers(reply)})
+        if scenario is NO_SCENARIO and len(frames) == 1:  # most answers: no reason to write them in pieces
+            await self._send({"type": "http.response.body", "body": frames[0], "more_body": False})
+            return
         left = scenario.cut_bytes
-        written = 0
-        for frame in frames:
-            if scenario.cut == written:
-                await self._end(reset=False)
-            if scenario.reset == written:
-                await self._end(reset=True)
+        for written, frame in enumerate(frames):
+            await self._end_if_due(written)
             if pause_s and written:
                 await self._pause(pause_s)
             if left is not None:
                 frame, left = frame[:left], left - len(frame)
-            if scenario.split:
-                for piece in pieces_of(frame, scenario.split):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    await asyncio.sleep(0)  # a write of its own for each piece
-            else:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            await self._piecewise(frame)
             if left is not None and left <= 0:
                 await self._end(reset=False)
-            written += 1
             if self._left is not None and self._left.done():
                 self._state.aborted[self._provider] += 1
                 raise _Gone
-        if scenario.cut == written:
+        await self._end_if_due(len(frames))
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _end_if_due(self, written: int) -> None:
+        if self._scenario.cut == written:
             await self._end(reset=False)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._scenario.reset == written:
+            await self._end(reset=True)
+
+    async def _piecewise(self, frame: bytes) -> None:
+        how = self._scenario.split
+        for piece in pieces_of(frame, how) if how else (frame,):
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            if how:
+                await asyncio.sleep(0)  # a write of its own for each piece
 
     # The connection
 

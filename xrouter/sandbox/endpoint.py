@@ -69,7 +69,10 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state, dialect = self._state, self._dialect
-        body = await read_body(receive, state.config.max_body_bytes)
+        try:
+            body = await read_body(receive, state.config.max_body_bytes)
+        except ClientLeft:
+            return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         path = scope["path"][self._prefix :]
         recorded = RecordedRequest(dialect.name, scope["method"], path, headers, body or b"", state.now())
@@ -157,14 +160,21 @@ def _text_of(value: Any) -> str:
     return ""
 
 
+class ClientLeft(Exception):
+    """The connection ended before the request did."""
+
+
 async def read_body(receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None if it is longer than `limit`, which is read to its end all the same but not kept."""
+    """The whole body; None if it is longer than `limit`, which is read to its end all the same but not kept.
+
+    Raises ClientLeft.
+    """
     pieces: list[bytes] = []
     size = 0
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return b"".join(pieces)
+            raise ClientLeft
         piece = message.get("body", b"")
         size += len(piece)
         if size <= limit:

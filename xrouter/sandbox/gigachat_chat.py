@@ -32,12 +32,8 @@ async def chat_completions(incoming: Incoming) -> Reply:
     prompt_tokens = sum(size for _, size in sizes) + tokens.GIGACHAT_TEMPLATE_TOKENS
     if prompt_tokens > model.context:
         raise refuse(413)
-    generation = generate(_prompt(request), scenario)
-    if scenario.filter is not None and not request.stream:
-        generation = Generation((), (), (), "filter")
+    generation = generate(_prompt(request), scenario, tokens_per_frame=_TOKENS_PER_EVENT if request.stream else 0)
     output_tokens = generation.output_tokens
-    if generation.finish == "filter":
-        output_tokens += tokens.count(REFUSAL)
     cached = _cached_tokens(state, token, incoming.header("x-session-id"), sizes)
     usage = {
         "prompt_tokens": prompt_tokens - cached,
@@ -182,7 +178,7 @@ class _Answer:
         ]
         pieces = grouped(generation.pieces, _TOKENS_PER_EVENT)
         if generation.finish == "filter":
-            pieces = [*pieces[: scenario.filter], REFUSAL]
+            pieces.append(REFUSAL)
         deltas += [{"content": piece} for piece in pieces]
         if generation.calls:
             deltas.append({"content": "", **self._call()})

@@ -104,7 +104,6 @@ class ChatAnswer:
         self._scenario = scenario
         self._style = style
         output = sum(each.output_tokens for each in generations)
-        output += sum(tokens.count(REFUSAL) for each in generations if each.finish == "filter")
         self.usage = {
             "prompt_tokens": input_tokens,
             "completion_tokens": output,
@@ -196,10 +195,7 @@ class ChatAnswer:
         for piece in generation.reasoning:
             add({"reasoning_content": piece})
         size = self._style.tokens_per_chunk
-        shown = list(range(0, len(generation.pieces), size))
-        if generation.finish == "filter":
-            shown = shown[: self._scenario.filter]
-        for at in shown:
+        for at in range(0, len(generation.pieces), size):
             pieces = generation.pieces[at : at + size]
             add({"content": "".join(pieces)}, pieces)
         if generation.finish == "filter":

@@ -46,7 +46,9 @@ async def chat_completions(incoming: Incoming) -> Reply:
     _enter_generation(incoming)
     size = prompt_tokens(request)
     _check_size(size, request.output_cap(), model)
-    generations = [generate(prompt_of(request, variation), scenario) for variation in range(request.n or 1)]
+    shown = 1 if request.stream else 0
+    prompts = [prompt_of(request, variation) for variation in range(request.n or 1)]
+    generations = [generate(prompt, scenario, tokens_per_frame=shown) for prompt in prompts]
     style = Style(
         usage_chunk=_wants_usage(request.stream_options),
         null_usage=_wants_usage(request.stream_options),

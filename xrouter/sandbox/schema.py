@@ -44,6 +44,19 @@ _SAMPLES = (
     "A1",
 )
 
+_NOMINATIVE = {  # "погода в Омске" is about Омск
+    "Москве": "Москва",
+    "Петербурге": "Петербург",
+    "Санкт-Петербурге": "Санкт-Петербург",
+    "Омске": "Омск",
+    "Томске": "Томск",
+    "Казани": "Казань",
+    "Новосибирске": "Новосибирск",
+    "Екатеринбурге": "Екатеринбург",
+    "Сочи": "Сочи",
+    "Перми": "Пермь",
+    "Самаре": "Самара",
+}
 _PLACES = {
     "city",
     "location",
@@ -175,7 +188,8 @@ class SchemaExample:
         if quoted := _QUOTED.search(self._question):
             return quoted.group(1)
         if words & _PLACES:
-            return self._proper_noun() or ("Moscow" if self._english else "Москва")
+            place = self._proper_noun() or ("Moscow" if self._english else "Москва")
+            return _NOMINATIVE.get(place, place)
         if words & _PEOPLE:
             return self._proper_noun() or ("John Smith" if self._english else "Иван Петров")
         if "date" in words or "дата" in words:

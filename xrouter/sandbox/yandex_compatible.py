@@ -17,23 +17,14 @@ from xrouter.sandbox.yandex_models import Model, listed, resolve
 from xrouter.sandbox.yandex_native import enter_generation
 from xrouter.wire import decode_json
 
+_TOKENS_PER_CHUNK = 2
 _UNPARSABLE = "Failed to parse model URI"
 _TOO_MANY_TOKENS = "number of input tokens must be no more than {}, got {}"
 
-UNSUPPORTED = frozenset(
-    {
-        "stop",
-        "seed",
-        "store",
-        "stream_options",
-        "web_search_options",
-        "audio",
-        "service_tier",
-    }  # marked so in the reference
-    | {"top_p", "user", "metadata"}  # not listed there
-    | {"functions", "function_call", "modalities", "prediction", "verbosity", "safety_identifier", "prompt_cache_key"}
-)
-"""Fields that a strict backend refuses; whether Yandex refuses or ignores each is not documented (section 17)."""
+_MARKED_UNSUPPORTED = {"stop", "seed", "store", "stream_options", "web_search_options", "audio", "service_tier"}
+_NOT_LISTED = {"top_p", "user", "metadata", "functions", "function_call", "modalities", "prediction", "verbosity"}
+UNSUPPORTED = frozenset(_MARKED_UNSUPPORTED | _NOT_LISTED | {"safety_identifier", "prompt_cache_key"})
+"""Fields that the reference does not support. Whether it refuses or ignores them is uncertain (section 17)."""
 
 
 async def chat_completions(incoming: Incoming) -> Reply:
@@ -47,12 +38,14 @@ async def chat_completions(incoming: Incoming) -> Reply:
     size = prompt_tokens(request)
     if size > model.context:
         raise COMPATIBLE.refuse(INVALID_ARGUMENT, _TOO_MANY_TOKENS.format(model.context, size))
-    generations = [generate(prompt_of(request, variation), scenario) for variation in range(request.n or 1)]
+    shown = _TOKENS_PER_CHUNK if request.stream else 0
+    prompts = [prompt_of(request, variation) for variation in range(request.n or 1)]
+    generations = [generate(prompt, scenario, tokens_per_frame=shown) for prompt in prompts]
     style = Style(
         usage_at_finish=True,
         logprobs=bool(request.logprobs),
         top_logprobs=request.top_logprobs or 0,
-        tokens_per_chunk=2,
+        tokens_per_chunk=_TOKENS_PER_CHUNK,
     )
     answer = ChatAnswer(addressed.echoed, int(state.now()), incoming.body, generations, size, scenario, style)
     return answer.stream() if request.stream else answer.whole()

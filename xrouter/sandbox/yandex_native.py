@@ -50,11 +50,12 @@ async def completion(incoming: Incoming) -> Reply:
     request, addressed = read_completion(state, incoming.body, STREAMING)
     enter_generation(incoming, STREAMING)
     input_tokens = _check_size(request, addressed.model.context, STREAMING)
-    generation = generate(_prompt(request), incoming.scenario)
+    streamed = request.completion_options.stream
+    generation = generate(_prompt(request), incoming.scenario, tokens_per_frame=_TOKENS_PER_LINE if streamed else 0)
     answer = _Answer(generation, input_tokens, incoming.scenario)
-    if request.completion_options.stream:
+    if streamed:
         return stream_reply(answer.lines(), JSON)
-    return Reply(200, (answer.line(answer.final(streamed=False)),))
+    return Reply(200, (answer.line(answer.final()),))
 
 
 def enter_generation(incoming: Incoming, dialect: YandexDialect) -> None:
@@ -82,7 +83,7 @@ async def completion_async(incoming: Incoming) -> Reply:
         raise UNARY.refuse(INVALID_ARGUMENT, "stream is not supported in async mode")
     input_tokens = _check_size(request, addressed.model.context, UNARY)
     generation = generate(_prompt(request), incoming.scenario)
-    result = _Answer(generation, input_tokens, incoming.scenario).final(streamed=False)
+    result = _Answer(generation, input_tokens, incoming.scenario).final()
     kind = "type.googleapis.com/yandex.cloud.ai.foundation_models.v1.CompletionResponse"
     now = state.now()
     failed = incoming.scenario.error
@@ -257,13 +258,10 @@ class _Answer:
         self._input_tokens = input_tokens
         self._scenario = scenario
 
-    def final(self, *, streamed: bool) -> dict[str, Any]:
+    def final(self) -> dict[str, Any]:
         """The last, or only, result."""
         generation = self._generation
-        text, output_tokens = generation.text, generation.output_tokens
-        if generation.finish == "filter":
-            before = generation.output_tokens if streamed else 0
-            text, output_tokens = REFUSAL, before + tokens.count(REFUSAL)
+        text = REFUSAL if generation.finish == "filter" else generation.text
         status = _PARTIAL if self._scenario.no_finish else _STATUS[generation.finish]
         message: dict[str, Any] = {"role": "assistant"}
         if generation.calls:
@@ -271,19 +269,19 @@ class _Answer:
             message["toolCallList"] = {"toolCalls": calls}
         elif text or not self._scenario.no_defaults:
             message["text"] = text
-        return self._result(message, status, output_tokens)
+        return self._result(message, status, generation.output_tokens)
 
     def lines(self) -> list[bytes]:
         generation, scenario = self._generation, self._scenario
         pieces = grouped(generation.pieces, _TOKENS_PER_LINE)
-        partial = pieces[: scenario.filter] if generation.finish == "filter" else pieces[:-1]
+        partial = pieces if generation.finish == "filter" else pieces[:-1]
         lines, text = [], ""
         for number, piece in enumerate(partial, 1):
             text += piece
             shown = f"{text[:-1]}… (" if scenario.rewrite and number == (len(partial) + 1) // 2 else text
             message = {"role": "assistant", "text": shown}
             lines.append(self.line(self._result(message, _PARTIAL, number * _TOKENS_PER_LINE)))
-        lines.append(self.line(self.final(streamed=True)))
+        lines.append(self.line(self.final()))
         return [line for line in lines for _ in range(2)] if scenario.repeat else lines
 
     def line(self, result: dict[str, Any]) -> bytes:
