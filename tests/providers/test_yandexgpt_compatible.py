@@ -310,6 +310,20 @@ def test_an_error_frame_follows_what_came_before_it(error: dict[str, Any]) -> No
     assert (raised.value.status, raised.value.retry) == (503, True)
 
 
+@pytest.mark.parametrize("rest", [sse({"error": {"message": "x", "code": 14}}, done=False), b"data: garbage\n\n"])
+def test_what_comes_after_the_finish_reason_harms_nothing(rest: bytes) -> None:
+    compatible = qwen()
+    body = sse(chunk({"content": "Лима"}, "stop", usage=USAGE), done=False) + rest
+    assert read(compatible, body) == [Text("Лима"), Finish("stop", "stop")]
+    assert compatible.complete
+
+
+@pytest.mark.parametrize("index", [-1, 5000, "x"])
+def test_a_tool_call_of_no_possible_index_is_a_protocol_error(index: Any) -> None:
+    with pytest.raises(UpstreamProtocolError):
+        read(qwen(), sse(chunk({"tool_calls": [{"index": index, "function": {"name": "f"}}]}), chunk({}, "stop")))
+
+
 def test_an_error_frame_that_comes_first_is_raised_at_once() -> None:
     with pytest.raises(UpstreamError):
         qwen().feed(sse({"error": {"error": "overloaded"}}, done=False))

@@ -137,7 +137,7 @@ def test_yandexgpt_12_an_unreadable_answer_is_a_protocol_error(key_file: str, bo
 
 
 def test_yandexgpt_14_a_refused_key_is_final_and_a_busy_service_is_not(key_file: str) -> None:
-    for status in (400, 401, 403, 404):
+    for status in (400, 401, 402, 403, 404, 413, 422):
         with pytest.raises(UpstreamAuthError) as refused:
             flow(key_file).token(answer(status, {"code": 16, "message": "JWT is expired"}))
         assert not refused.value.retry

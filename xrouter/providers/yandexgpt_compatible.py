@@ -13,6 +13,7 @@ from xrouter.events import Event, Finish, FinishReason, ReasoningText, Text, Too
 from xrouter.providers.base import Exchange, Purpose, Translator
 from xrouter.providers.sse import DONE, SseDecoder
 from xrouter.providers.stop import StopCutter
+from xrouter.providers.whole_body import WholeBody
 from xrouter.providers.yandexgpt_access import Access
 from xrouter.providers.yandexgpt_compatible_request import compatible_request
 from xrouter.providers.yandexgpt_compatible_wire import (
@@ -52,8 +53,7 @@ class CompatibleTranslator(Translator):
         self._streamed = call.stream
         self._at_start = True
         self._events = SseDecoder(_MAX_EVENT_BYTES)
-        self._whole: list[bytes] = []
-        self._size = 0
+        self._whole = WholeBody(_MAX_ANSWER_BYTES)
         self._calls_seen = 0
         self._said_something = False
         self._finished = False
@@ -83,12 +83,7 @@ class CompatibleTranslator(Translator):
             self._at_start = False
             self._streamed = self._streamed and not opening.startswith(b"{")  # no field of an SSE stream begins so
         if not self._streamed:
-            self._size += len(data)
-            if self._size > _MAX_ANSWER_BYTES:
-                raise UpstreamProtocolError(
-                    "The upstream's answer is too long", detail=f"over {_MAX_ANSWER_BYTES} bytes"
-                )
-            self._whole.append(data)
+            self._whole.add(data)
             return ()
         return self._read([event.data for event in self._events.feed(data)])
 
@@ -98,7 +93,7 @@ class CompatibleTranslator(Translator):
         if self._streamed:
             events = self._read([event.data for event in self._events.finish()])
         else:
-            events = self._read([b"".join(self._whole)])
+            events = self._read([self._whole.joined()])
         if self._finished or self._cutter.cut:
             return events
         if not (self._done and self._said_something):
@@ -124,6 +119,9 @@ class CompatibleTranslator(Translator):
             try:
                 news = self._chunk(data)
             except XRouterError as error:
+                if self._finished:
+                    self._done = True  # the answer is whole, whatever is wrong with what follows it
+                    break
                 self._failed = error
                 if events or self._cutter.cut:
                     break
@@ -151,7 +149,7 @@ class CompatibleTranslator(Translator):
         if reason == "content_filter" and self._said_something:
             # The replacement for all that was said: after a part of it, it would only confuse.
             self._cutter.flush()
-            return [self._finish_of("content_filter")]
+            return [self._finish_of(choice.finish_reason or "")]
         events = list(self._said(message))
         if reason is not None:
             events.append(self._finish_of(choice.finish_reason or ""))

@@ -3,10 +3,10 @@
 The request is built of what is documented and of nothing else: a strict backend may refuse an unknown field.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from xrouter.errors import UpstreamProtocolError
 from xrouter.events import Usage
@@ -87,7 +87,7 @@ class AnswerFunction(Struct):
 class AnswerToolCall(Struct):
     """A call, or more of one. Parts of a stream say which by `index`; a whole answer's calls stand in order."""
 
-    index: int | None = None
+    index: Annotated[int, Meta(ge=0, lt=1024)] | None = None
     id: str | None = None
     function: AnswerFunction = msgspec.field(default_factory=AnswerFunction)
 

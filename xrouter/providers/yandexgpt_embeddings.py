@@ -14,6 +14,7 @@ from xrouter.context import Call
 from xrouter.errors import BadRequest, InternalError, UpstreamProtocolError, XRouterError
 from xrouter.events import Embedding, Event, Usage
 from xrouter.providers.base import Exchange, Translator
+from xrouter.providers.whole_body import WholeBody
 from xrouter.providers.yandexgpt_access import Access
 from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
 from xrouter.providers.yandexgpt_models import Surface, YandexModel, served_name
@@ -78,8 +79,7 @@ class EmbeddingTranslator(Translator):
         self._private = preferences is not None and preferences.data_collection == "deny"
         self._events: list[Event] = []
         self._tokens: int | None = 0  # None once an answer did not say
-        self._body: list[bytes] = []
-        self._size = 0
+        self._whole = WholeBody(_MAX_ANSWER_BYTES)
 
     def exchange(self) -> Exchange:
         *first, last = [self._call(text) for text in _texts(self._request)]
@@ -96,14 +96,11 @@ class EmbeddingTranslator(Translator):
         self.upstream_id = answer_name(headers)
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        self._size += len(data)
-        if self._size > _MAX_ANSWER_BYTES:
-            raise UpstreamProtocolError("The upstream's answer is too long", detail=f"over {_MAX_ANSWER_BYTES} bytes")
-        self._body.append(data)
+        self._whole.add(data)
         return ()
 
     def finish(self) -> Sequence[Event]:
-        self._take(b"".join(self._body))
+        self._take(self._whole.joined())
         if self._tokens is not None:
             self.usage = Usage(self._tokens, 0)
         return self._events

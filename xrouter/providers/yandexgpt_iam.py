@@ -15,7 +15,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 from msgspec import Struct
 
-from xrouter.errors import UpstreamAuthError, UpstreamProtocolError, XRouterError
+from xrouter.errors import UpstreamAuthError, UpstreamError, UpstreamProtocolError
 from xrouter.providers.yandexgpt_errors import error_for
 from xrouter.secret import Secret
 from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest
@@ -170,12 +170,12 @@ def _token(value: str, lifetime_s: float) -> Token:
     return Token(value, lifetime_s, lifetime_s - min(_RENEW_AFTER_S, 0.9 * lifetime_s))
 
 
-def _refusal(answer: UpstreamAnswer, world: World) -> XRouterError:
-    """A refused key is the operator's to mend; a service that is down or busy may be asked again."""
+def _refusal(answer: UpstreamAnswer, world: World) -> UpstreamError:
+    """A service that is down or busy may be asked again; all else is the credential's fault, so the operator's to mend."""
     error = error_for(answer, world)
-    if answer.status in (400, 401, 403, 404):
-        return UpstreamAuthError(retry=False, upstream_status=answer.status, detail=error.detail)
-    return error
+    if isinstance(error, UpstreamError) and error.retry:
+        return error
+    return UpstreamAuthError(retry=False, upstream_status=answer.status, detail=error.detail)
 
 
 def _decoded(answer: UpstreamAnswer, shape: type[_Shape]) -> _Shape:

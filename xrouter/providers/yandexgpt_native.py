@@ -8,6 +8,7 @@ from xrouter.events import Event
 from xrouter.providers.base import Exchange, Purpose, Translator
 from xrouter.providers.ndjson import NdjsonSplitter
 from xrouter.providers.stop import StopCutter
+from xrouter.providers.whole_body import WholeBody
 from xrouter.providers.yandexgpt_access import Access
 from xrouter.providers.yandexgpt_completion import CompletionReader
 from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
@@ -33,8 +34,7 @@ class NativeTranslator(Translator):
         self._cutter = StopCutter(())
         self._reader = CompletionReader(purpose.generation_id, access.settings.hold_back_chars)
         self._lines = NdjsonSplitter()
-        self._whole: list[bytes] = []
-        self._size = 0
+        self._whole = WholeBody(_MAX_ANSWER_BYTES)
         self._failed: XRouterError | None = None
 
     @property
@@ -62,19 +62,14 @@ class NativeTranslator(Translator):
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if not self._stream:
-            self._size += len(data)
-            if self._size > _MAX_ANSWER_BYTES:
-                raise UpstreamProtocolError(
-                    "The upstream's answer is too long", detail=f"over {_MAX_ANSWER_BYTES} bytes"
-                )
-            self._whole.append(data)
+            self._whole.add(data)
             return ()
         return self._read(self._lines.feed(data))
 
     def finish(self) -> Sequence[Event]:
         if self._failed is not None and not self._cutter.cut:
             raise self._failed
-        events = self._read(self._lines.finish() if self._stream else [b"".join(self._whole)])
+        events = self._read(self._lines.finish() if self._stream else [self._whole.joined()])
         if not self._cutter.cut:  # else the answer has ended for the client, whatever became of the rest
             events += self._cutter.apply(self._reader.end())
         return events
