@@ -88,6 +88,9 @@ class Httpx2Engine:
             raise UpstreamTimeout(detail=f"{origin}: {progress.limit_name} has passed") from error
         except (httpx2.TransportError, OSError) as error:
             raise progress.mapped(error, origin) from error
+        finally:
+            if (stream := progress.left_open()) is not None:
+                await asyncio.shield(self.own(stream.aclose()))
         if progress.connected:
             self._opened += 1
         else:
@@ -148,6 +151,8 @@ class _Progress:
         self._timeouts = timeouts
         self._now = asyncio.get_running_loop().time
         self._limit = "connect_s"
+        self._stream: Any = None  # the TCP stream of a connection made for this request
+        self._handshaking = False
         self._timeout = asyncio.timeout_at(min(self._now() + timeouts.connect_s, total_at))
 
     def limit(self) -> asyncio.Timeout:
@@ -157,15 +162,23 @@ class _Progress:
     def limit_name(self) -> str:
         return "total_s" if self._now() >= self.total_at else self._limit
 
-    async def trace(self, event: str, _: dict[str, Any]) -> None:
+    async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Called by httpcore2 at each step of a request, e.g. `connection.connect_tcp.started`."""
         step = event.partition(".")[2]
         if step == "connect_tcp.started":
             self.connected = True
+        elif step == "connect_tcp.complete":
+            self._stream = info["return_value"]
+        elif step in ("start_tls.started", "start_tls.complete"):
+            self._handshaking = step == "start_tls.started"
         elif step in ("send_request_headers.started", "send_request_body.complete"):
             self._limit = "first_byte_s"
             self.sent_at = self._now()
             self._timeout.reschedule(min(self.sent_at + self._timeouts.first_byte_s, self.total_at))
+
+    def left_open(self) -> Any:
+        """The stream whose handshake was broken off: httpcore2 2.16 does not close it if the cause is a cancellation."""
+        return self._stream if self._handshaking else None
 
     def mapped(self, error: Exception, origin: Origin) -> XRouterError:
         """The error in our terms. Before the head was sent the upstream cannot have seen the request."""
