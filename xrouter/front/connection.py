@@ -8,8 +8,8 @@ A connection that closes before its request has come whole lingers: the answer i
 still arrives is thrown away for a moment, and only then the socket goes. Closing at once would make the kernel send a
 reset, and the client may lose the answer (RFC 9112 section 9.6).
 
-All deadlines share one timer, which an ordinary request does not touch. A client that closes its sending side counts as gone,
-as in uvicorn.
+All deadlines share one timer, which an ordinary request does not touch. A client that closes its sending side counts as
+gone, as in uvicorn.
 """
 
 import asyncio
@@ -47,14 +47,21 @@ class Phase(IntEnum):
     CLOSED = 4  # the client's leave: nothing is read or answered any more
 
 
-@dataclass(frozen=True, slots=True)
+HEAD, BODY, ANSWER, LAST, CLOSED = Phase  # Python 3.11 takes 0.15 µs to find a member in its class
+
+
+@dataclass(slots=True)
 class Front:
-    """What the connections of one server share. Called by uvicorn with its own keywords to make each of them."""
+    """What the connections of one server share. Called by uvicorn with its own keywords to make each of them.
+
+    `default_lines` are header lines that every answer gets: the date, renewed every second.
+    """
 
     limits: Server
     world: World
     max_connections: int
     on_refusal: Callable[[Refusal], None]
+    default_lines: bytes = b""
 
     def __call__(
         self,
@@ -108,7 +115,7 @@ class Connection(asyncio.Protocol):
         self._state = state
         self._app_state = app_state
         self._loop = loop
-        self._phase = Phase.HEAD
+        self._phase = HEAD
         self._since = loop.time()  # when the present wait of HEAD or BODY began
         self._reader = Reader(self, front.limits)
         self._first = True  # no request has come yet
@@ -142,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._state.connections.discard(self)
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self._timer.close()
         self._drop_exchange()
         self._exchange = None
@@ -151,7 +158,7 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         self._drop_exchange()
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self._lingering = False
         self._close_at = self._loop.time() + self._front.limits.write_timeout_s
         self._arm()
@@ -168,19 +175,19 @@ class Connection(asyncio.Protocol):
             self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        if self._phase >= Phase.LAST:
+        if self._phase >= LAST:
             self._discard(len(data))
             return
         reader = self._reader
-        if self._phase is Phase.BODY or (self._phase is Phase.HEAD and not self._first and not reader.heard):
+        if self._phase is BODY or (self._phase is HEAD and not self._first and not reader.heard):
             self._since = self._loop.time()
         before = self._exchange
         try:
             reader.feed(data)
         except (Surplus, XRouterError) as error:
-            if self._phase is Phase.CLOSED:
+            if self._phase is CLOSED:
                 return
-            if isinstance(error, XRouterError) and self._phase is not Phase.ANSWER:
+            if isinstance(error, XRouterError) and self._phase is not ANSWER:
                 if self._exchange is not before:
                     self._exchange = None  # it has not started: the app never hears of a request that begins broken
                 self.refuse(error)
@@ -191,13 +198,13 @@ class Connection(asyncio.Protocol):
             task = self._loop.create_task(exchange.run(self._app))
             self._state.tasks.add(task)
             task.add_done_callback(self._state.tasks.discard)
-        if self._phase < Phase.ANSWER:
+        if self._phase < ANSWER:
             self._arm()
 
     # The reader's calls.
 
     def may_begin(self) -> bool:
-        return self._phase is Phase.HEAD
+        return self._phase is HEAD
 
     def begin(self, head: Head) -> None:
         scope: Scope = {
@@ -218,7 +225,7 @@ class Connection(asyncio.Protocol):
         self._exchange = Exchange(self, scope, head)
         if self._last:
             self._exchange.keep_alive = False
-        self._phase = Phase.BODY
+        self._phase = BODY
         self._first = False
         self._since = self._loop.time()
 
@@ -237,14 +244,14 @@ class Connection(asyncio.Protocol):
         if exchange.complete:
             self._await_request()
         else:
-            self._phase = Phase.ANSWER
+            self._phase = ANSWER
             self._resume_reading()  # to hear that the client leaves
 
     # The exchange's calls.
 
     @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        return self._state.default_headers
+    def default_lines(self) -> bytes:
+        return self._front.default_lines
 
     async def drain(self) -> None:
         if self._writable is None:
@@ -253,7 +260,7 @@ class Connection(asyncio.Protocol):
         await self._writable.wait()
 
     def wait_for_body(self) -> None:
-        if self._phase is Phase.BODY:
+        if self._phase is BODY:
             self._since = self._loop.time()
             self._resume_reading()
             self._arm()
@@ -262,13 +269,12 @@ class Connection(asyncio.Protocol):
         self._state.total_requests += 1
         exchange = self._exchange
         assert exchange is not None
-        if self._phase is Phase.CLOSED:
+        if self._phase is CLOSED:
             return
-        if not exchange.keep_alive or self._phase is Phase.LAST:
-            self._close(linger=self._phase is not Phase.ANSWER)
-        elif self._phase is Phase.ANSWER:
+        if not exchange.keep_alive or self._phase is LAST:
+            self._close(linger=self._phase is not ANSWER)
+        elif self._phase is ANSWER:
             self._await_request()
-            self._arm()
         else:
             self._since = self._loop.time()
             self._resume_reading()
@@ -285,8 +291,8 @@ class Connection(asyncio.Protocol):
                 self._close(linger=False)
                 return
         refusal = Refusal(time_ordered(self._front.world), self._client[0] if self._client else "", error)
-        self.write(refusal.encoded(self._state.default_headers, head_only))
-        self._close(linger=self._phase is not Phase.ANSWER)
+        self.write(refusal.encoded(self._front.default_lines, head_only))
+        self._close(linger=self._phase is not ANSWER)
         self._front.on_refusal(refusal)
 
     # uvicorn's call.
@@ -296,34 +302,39 @@ class Connection(asyncio.Protocol):
         self._last = True
         if self._exchange is not None:
             self._exchange.keep_alive = False
-        elif self._phase is Phase.HEAD and not self._reader.heard:
+        elif (self._phase is HEAD and not self._reader.heard) or self._lingering:
+            self._lingering = False
             self._close(linger=False)
 
     # Changes of phase.
 
     def _await_request(self) -> None:
         self._exchange = None
-        self._phase = Phase.HEAD
-        self._since = self._loop.time()
+        self._phase = HEAD
+        self._since = now = self._loop.time()
         if self._last:
             self._close(linger=False)
+        else:
+            self._timer.arm(
+                now + self._front.limits.idle_timeout_s
+            )
 
     def _surplus(self) -> None:
         assert self._exchange is not None
         self._exchange.keep_alive = False
-        self._phase = Phase.LAST
+        self._phase = LAST
 
     def _discard(self, size: int) -> None:
         self._discarded += size
         if self._discarded > DISCARD_BYTES:
-            if self._phase is Phase.LAST:
+            if self._phase is LAST:
                 self._drop_exchange()
                 self._transport.abort()
             else:
                 self._pause_reading()
 
     def _close(self, linger: bool) -> None:
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         now = self._loop.time()
         if self._transport.is_closing():
             return
@@ -357,22 +368,19 @@ class Connection(asyncio.Protocol):
     def _due(self) -> float:
         """When the present phase has lasted too long; infinity where it may last for ever."""
         limits = self._front.limits
-        match self._phase:
-            case Phase.HEAD:
-                waits = self._first or self._reader.heard
-                return self._since + (limits.header_timeout_s if waits else limits.idle_timeout_s)
-            case Phase.BODY:
-                exchange = self._exchange
-                owed = exchange is not None and not exchange.expects_continue and not self._read_paused
-                return self._since + limits.body_timeout_s if owed else math.inf
-            case Phase.CLOSED:
-                return self._close_at
-            case _:
-                return math.inf
+        phase = self._phase
+        if phase is HEAD:
+            waits = self._first or self._reader.heard
+            return self._since + (limits.header_timeout_s if waits else limits.idle_timeout_s)
+        if phase is BODY:
+            exchange = self._exchange
+            owed = exchange is not None and not exchange.expects_continue and not self._read_paused
+            return self._since + limits.body_timeout_s if owed else math.inf
+        return self._close_at if phase is CLOSED else math.inf
 
     def _look_due(self) -> float:
         """When to look at whether the client reads."""
-        if not self.write_paused or self._phase is Phase.CLOSED:
+        if not self.write_paused or self._phase is CLOSED:
             return math.inf
         return self._loop.time() + self._front.limits.write_timeout_s / _WRITE_LOOKS
 
@@ -381,7 +389,7 @@ class Connection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         now = self._loop.time()
-        if self.write_paused and self._phase is not Phase.CLOSED:
+        if self.write_paused and self._phase is not CLOSED:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent:
                 self._unsent_since = now
@@ -396,19 +404,18 @@ class Connection(asyncio.Protocol):
             self._arm()
 
     def _expire(self) -> None:
-        match self._phase:
-            case Phase.HEAD if not self._reader.begun:
-                self._close(linger=False)  # silent, or idle between two requests: nobody waits for an answer
-            case Phase.CLOSED if not self._lingering:
-                self._drop_exchange()
-                self._transport.abort()  # the client does not even read the answer
-            case Phase.CLOSED:
-                self._lingering = False
-                self._close_at = self._loop.time() + self._front.limits.write_timeout_s
-                self._transport.close()
-                self._arm()
-            case _:
-                self.refuse(RequestTimeout())
+        if self._phase is HEAD and not self._reader.begun:
+            self._close(linger=False)  # silent, or idle between two requests: nobody waits for an answer
+        elif self._phase is not CLOSED:
+            self.refuse(RequestTimeout())
+        elif self._lingering:
+            self._lingering = False
+            self._close_at = self._loop.time() + self._front.limits.write_timeout_s
+            self._transport.close()
+            self._arm()
+        else:
+            self._drop_exchange()
+            self._transport.abort()  # the client does not even read the answer
 
 
 def _address(name: object) -> tuple[str, int] | None:

@@ -9,6 +9,7 @@ import http
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from xrouter.errors import InternalError, ShuttingDown, XRouterError
@@ -37,7 +38,8 @@ class Channel(Protocol):
     write_paused: bool
 
     @property
-    def default_headers(self) -> list[tuple[bytes, bytes]]: ...
+    def default_lines(self) -> bytes:
+        """Header lines that every answer gets."""
 
     async def drain(self) -> None:
         """Return once the client has read enough, or is gone."""
@@ -50,6 +52,14 @@ class Channel(Protocol):
 
     def refuse(self, error: XRouterError) -> None:
         """Answer in the app's place if nothing is written yet, else cut the answer off."""
+
+
+@lru_cache(maxsize=256)
+def field_start(name: bytes) -> bytes:
+    """A header line up to its value. Apps use few names, so checking and lowering each once is enough."""
+    if not _NAME.fullmatch(name):
+        raise RuntimeError("invalid name of a response header")
+    return name.lower() + b": "
 
 
 def status_line(status: int) -> bytes:
@@ -182,26 +192,21 @@ class Exchange:
         if not self.whole and (self.expects_continue or self._body_bytes is None or self._body_bytes > DISCARD_BYTES):
             # Answered before the body has come: reading the rest away would cost more than a new connection.
             self.keep_alive = False
-        parts = [status_line(status)]
-        names, values = [], []
+        parts = [status_line(status), self._channel.default_lines]
         declared: int | None = None
-        for name, value in (*self._channel.default_headers, *app_headers):
-            name = name.lower()
-            if name == b"content-length":
+        for name, value in app_headers:
+            start = field_start(name)
+            if start == b"content-length: ":
                 declared = int(value)
-            elif name == b"connection":
+            elif start == b"connection: ":
                 if b"close" in value.lower():
                     self.keep_alive = False
                 continue
-            elif name == b"transfer-encoding":
+            elif start == b"transfer-encoding: ":
                 continue  # the framing is the front's business
-            names.append(name)
-            values.append(value)
-            parts += (name, b": ", value, b"\r\n")
-        if not _NAME.fullmatch(b"".join(names)) or not all(names):
-            raise RuntimeError("invalid name of a response header")
-        if _BAD_VALUE.search(b"".join(values)):
-            raise RuntimeError("invalid value of a response header")
+            if _BAD_VALUE.search(value):
+                raise RuntimeError("invalid value of a response header")
+            parts += (start, value, b"\r\n")
         if self.bodiless or status in _NO_BODY:
             self._left = 0
         elif declared is not None:

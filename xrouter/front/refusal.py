@@ -20,11 +20,10 @@ class Refusal:
     client: str  # address; empty on a Unix socket
     error: XRouterError
 
-    def encoded(self, default_headers: list[tuple[bytes, bytes]], head_only: bool) -> bytes:
+    def encoded(self, default_lines: bytes, head_only: bool) -> bytes:
         """The whole answer. It always announces that the connection closes."""
         body = self.error.encoded()
         headers = [
-            *default_headers,
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
             (b"connection", b"close"),
@@ -33,4 +32,4 @@ class Refusal:
         if self.error.retry_after_s is not None:
             headers.append((b"retry-after", b"%d" % math.ceil(self.error.retry_after_s)))
         lines = [b"%s: %s\r\n" % header for header in headers]
-        return b"".join((status_line(self.error.status), *lines, b"\r\n", b"" if head_only else body))
+        return b"".join((status_line(self.error.status), default_lines, *lines, b"\r\n", b"" if head_only else body))

@@ -36,8 +36,9 @@ log = logging.getLogger("xrouter.front")
 class FrontServer(uvicorn.Server):
     """uvicorn's server with sockets of ours, no signal handlers, and a stop that is noticed at once."""
 
-    def __init__(self, config: uvicorn.Config, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, config: uvicorn.Config, front: Front, sockets: Sequence[socket.socket]) -> None:
         super().__init__(config)
+        self._front = front
         self.sockets = list(sockets)
         self.running = threading.Event()  # set once the lifespan has started and connections are accepted
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -62,6 +63,11 @@ class FrontServer(uvicorn.Server):
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _TICK_S)
+
+    async def on_tick(self, counter: int) -> bool:
+        should_exit = await super().on_tick(counter)
+        self._front.default_lines = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
+        return should_exit
 
     def stop(self) -> None:
         """Take no more connections and end once the open requests are answered. May be called from any thread."""
@@ -132,7 +138,7 @@ def build_server(
         server_header=False,
         timeout_graceful_shutdown=math.ceil(server.drain_s),
     )
-    return FrontServer(config, sockets if sockets is not None else [listen(server)])
+    return FrontServer(config, front, sockets if sockets is not None else [listen(server)])
 
 
 def serve(app: Any, server: Server, *, lifespan: Lifespan = "on") -> None:

@@ -1,0 +1,117 @@
+"""Answers on the wire: framing by version and method, and apps that break."""
+
+import logging
+
+import pytest
+from front_app import Served
+
+
+def get(path: bytes, version: bytes = b"1.1", method: bytes = b"GET", more: bytes = b"") -> bytes:
+    return method + b" " + path + b" HTTP/" + version + b"\r\nHost: a\r\n" + more + b"\r\n"
+
+
+def test_kept_alive(served: Served) -> None:
+    with served.client() as client:
+        for _ in range(3):
+            client.send(get(b"/a"))
+            answer = client.answer()
+            assert answer.header("connection") is None
+            assert answer.header("date") is not None
+            assert answer.header("server") is None
+    assert len(served.probe.seen) == 3
+
+
+def test_chunked_where_nothing_is_declared(served: Served) -> None:
+    with served.client() as client:
+        client.send(get(b"/parts"))
+        answer = client.answer()
+        assert answer.header("transfer-encoding") == "chunked"
+        assert answer.body == b"onetwothree"
+        client.send(get(b"/a"))
+        assert client.answer().status == 200
+
+
+def test_http_1_0_ends_with_the_connection(served: Served) -> None:
+    """An HTTP/1.0 client knows no chunks (RFC 9112 section 6.1)."""
+    with served.client() as client:
+        client.send(get(b"/parts", b"1.0"))
+        (answer,) = client.answers()
+    assert answer.header("transfer-encoding") is None
+    assert (answer.header("connection"), answer.body) == ("close", b"onetwothree")
+
+
+def test_http_1_0_keep_alive_is_not_offered(served: Served) -> None:
+    with served.client() as client:
+        client.send(get(b"/a", b"1.0", more=b"Connection: keep-alive\r\n"))
+        (answer,) = client.answers()
+    assert answer.header("connection") == "close"
+
+
+def test_client_asks_to_close(served: Served) -> None:
+    with served.client() as client:
+        client.send(get(b"/a", more=b"Connection: close\r\n"))
+        (answer,) = client.answers()
+    assert answer.header("connection") == "close"
+
+
+@pytest.mark.parametrize("path", [b"/a", b"/parts"])
+def test_head_has_no_body(served: Served, path: bytes) -> None:
+    with served.client() as client:
+        client.send(get(path, method=b"HEAD"))
+        assert client.answer(method="HEAD").status == 200
+        client.send(get(b"/a"))
+        assert client.answer().status == 200
+
+
+def test_no_content_has_no_framing(served: Served) -> None:
+    with served.client() as client:
+        client.send(get(b"/empty"))
+        answer = client.answer()
+        assert answer.status == 204
+        assert answer.header("transfer-encoding") is None
+        client.send(get(b"/a"))
+        assert client.answer().status == 200
+
+
+@pytest.mark.parametrize(
+    "path", [b"/raise", b"/return", b"/headers?a=b%0d%0ac", b"/headers?a%0a=b", b"/headers?=b", b"/headers?a:=b"]
+)
+def test_broken_app_is_answered_for(served: Served, caplog: pytest.LogCaptureFixture, path: bytes) -> None:
+    with served.client() as client:
+        client.send(get(path))
+        (answer,) = client.answers()
+    assert (answer.status, answer.json()["error"]["type"]) == (500, "internal_error")
+    assert answer.header("connection") == "close"
+    assert answer.header("x-request-id") == served.probe.refusals[0].request_id
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    caplog.clear()
+
+
+def test_broken_app_is_answered_for_on_head_without_a_body(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with served.client() as client:
+        client.send(get(b"/raise", method=b"HEAD"))
+        (answer,) = client.answers(method="HEAD")
+    assert answer.status == 500
+    caplog.clear()
+
+
+def test_app_that_breaks_in_its_answer_is_cut(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """The chunked body has no end, so the client knows; nothing else is written."""
+    with served.client() as client:
+        client.send(get(b"/raise-late"))
+        assert client.head()[0] == 200
+        assert client.chunk() == b"some"
+        assert client.ends()
+    assert served.probe.refusals == []
+    caplog.clear()
+
+
+@pytest.mark.parametrize("length", [b"1", b"3"])
+def test_app_that_declares_another_length(served: Served, caplog: pytest.LogCaptureFixture, length: bytes) -> None:
+    """It sends two bytes: never more than declared on the wire, and the connection does not go on."""
+    with served.client() as client:
+        client.send(get(b"/headers?content-length=" + length))
+        assert client.head()[0] == 200
+        assert len(client.rest()) < int(length) or length == b"1"
+    assert "Content-Length" in caplog.text
+    caplog.clear()
