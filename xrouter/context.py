@@ -198,12 +198,12 @@ class Attempt:
 class Outcome:
     """How the call ended.
 
-    `end`: complete | client_abort (the client left) | upstream_error (failed or was cut) | refused (ended before any
-    upstream was asked) | shutdown. `usage` is None if nothing was generated. `delivered_chars` counts what went to the
-    client.
+    `end`: complete | client_abort (the client left) | upstream_error (failed, or cut after the first byte) | shutdown.
+    `usage` is None if nothing was generated; its source says whether the provider reported it or what was delivered was
+    counted here.
     """
 
-    end: Literal["complete", "client_abort", "upstream_error", "refused", "shutdown"]
+    end: Literal["complete", "client_abort", "upstream_error", "shutdown"]
     usage: Usage | None
     target: Target | None
     attempts: tuple[Attempt, ...] = ()
@@ -211,9 +211,7 @@ class Outcome:
     native_finish_reason: str | None = None
     upstream_id: str | None = None
     upstream_model: str | None = None
-    first_token_s: float | None = None
-    upstream_s: float = 0.0  # time spent waiting for upstreams, the request's own overhead is the rest
-    delivered_text: str = ""
+    first_token_s: float | None = None  # since the request's start
     error: XRouterError | None = None
 
 
@@ -229,6 +227,8 @@ class RequestContext:
     client_ip: str = ""
     path_args: dict[str, str] = field(default_factory=dict)
     session_id: str | None = None
+    openrouter: bool = False  # asked under /api/v1, OpenRouter's path
+    upstream_s: float = 0.0  # spent waiting for upstreams until the response began; the rest is the gateway's own
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to the response by `edge`
     stash: dict[object, Any] = field(default_factory=dict)
     _facts: dict[str, Any] = field(default_factory=dict)

@@ -155,11 +155,12 @@ class StoreUnavailable(XRouterError):
 
 
 class UpstreamError(XRouterError):
-    """The upstream failed. `retry`: whether the same or another upstream may be tried for this request."""
+    """The upstream failed, so another one may be tried. `retry`: whether the same one may be tried again as well."""
 
     status, type, origin, error_type = 502, "upstream_error", Origin.UPSTREAM, "provider_unavailable"
     message = "The upstream failed"
     kind: ClassVar[str] = "status"  # label of the metric xrouter_upstream_errors_total
+    retry: bool = True
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class UpstreamError(XRouterError):
         *,
         status: int | None = None,
         type: str | None = None,
-        retry: bool = True,
+        retry: bool | None = None,
         upstream_status: int | None = None,
         retry_after_s: float | None = None,
         detail: str | None = None,
@@ -176,7 +177,7 @@ class UpstreamError(XRouterError):
         super().__init__(message, retry_after_s=retry_after_s, detail=detail, metadata=metadata)
         self.status = status or self.status
         self.type = type or self.type
-        self.retry = retry
+        self.retry = self.retry if retry is None else retry
         self.upstream_status = upstream_status
 
 
@@ -192,6 +193,7 @@ class UpstreamQuotaExhausted(UpstreamError):
     status, type, error_type = 402, "insufficient_quota", "payment_required"
     message = "The gateway's quota at the upstream is used up"
     kind = "quota"
+    retry = False
 
 
 class UpstreamTimeout(UpstreamError):

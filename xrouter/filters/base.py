@@ -1,7 +1,15 @@
 """What a filter is, and what it is given."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
+
+from xrouter.auth.keyring import KeyRing
+from xrouter.catalog import Catalog
+from xrouter.config.settings import Settings
+from xrouter.providers.upstreams import Upstream
+from xrouter.upstream.breaker import Breakers
+from xrouter.world import World
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -24,3 +32,15 @@ class Filter(Protocol):
     def __init__(self, app: ASGIApp, config: Any, services: Any) -> None: ...
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a running gateway has, as filters and the frame are given it. One per loaded configuration."""
+
+    settings: Settings
+    world: World
+    catalog: Catalog
+    keys: KeyRing
+    upstreams: Mapping[str, Upstream]
+    breakers: Breakers

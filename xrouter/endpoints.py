@@ -1,0 +1,81 @@
+"""The data plane's paths: which operation a request means. Only this reads a path, and only the routed one (I-03)."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from xrouter.context import Endpoint
+from xrouter.errors import MethodNotAllowed, NotFound
+
+_PREFIXES: Final = ("/v1/", "/api/v1/")
+
+
+def _query(name: str, path: str, method: str = "GET", *, management: bool = False) -> tuple[str, Endpoint]:
+    return path, Endpoint(name, method, inference=False, management=management)
+
+
+_ENDPOINTS: Final = (
+    ("chat/completions", Endpoint("chat", "POST", inference=True)),
+    ("completions", Endpoint("completions", "POST", inference=True)),
+    ("embeddings", Endpoint("embeddings", "POST", inference=True)),
+    _query("models", "models"),
+    _query("models_user", "models/user"),
+    _query("models_count", "models/count"),
+    _query("embedding_models", "embeddings/models"),
+    _query("model", "model/{author}/{slug}"),
+    _query("model_flat", "models/{model}"),
+    _query("model_slashed", "models/{author}/{slug}"),
+    _query("endpoints", "models/{author}/{slug}/endpoints"),
+    _query("parameters", "parameters/{author}/{slug}"),
+    _query("parameters_flat", "parameters/{model}"),
+    _query("providers", "providers"),
+)
+
+
+class Router:
+    """Exact segments before wildcards; a segment is never empty and never holds a slash."""
+
+    def __init__(self) -> None:
+        self._exact: dict[str, dict[str, Endpoint]] = {}
+        self._patterns: list[tuple[tuple[str, ...], dict[str, Endpoint]]] = []
+        for path, endpoint in _ENDPOINTS:
+            if "{" not in path:
+                self._exact.setdefault(path, {})[endpoint.method] = endpoint
+            else:
+                segments = tuple(path.split("/"))
+                found = next((methods for known, methods in self._patterns if known == segments), None)
+                if found is None:
+                    found = {}
+                    self._patterns.append((segments, found))
+                found[endpoint.method] = endpoint
+
+    def find(self, path: str, method: str) -> tuple[Endpoint, dict[str, str], bool]:
+        """The endpoint, the path's variables, and whether it came under OpenRouter's prefix.
+
+        Raises NotFound for an unknown path, MethodNotAllowed for an unknown method of a known one.
+        """
+        for prefix in _PREFIXES:
+            if path.startswith(prefix):
+                methods, args = self._match(path[len(prefix) :])
+                endpoint = methods.get(method)
+                if endpoint is None:
+                    raise MethodNotAllowed(f"This path takes {', '.join(sorted(methods))}")
+                return endpoint, args, prefix == "/api/v1/"
+        raise NotFound("There is nothing at this path")
+
+    def _match(self, path: str) -> tuple[Mapping[str, Endpoint], dict[str, str]]:
+        if methods := self._exact.get(path):
+            return methods, {}
+        segments = path.split("/")
+        if all(segments):
+            for pattern, methods in self._patterns:
+                if len(pattern) == len(segments) and all(
+                    known[0] == "{" or known == given for known, given in zip(pattern, segments, strict=True)
+                ):
+                    pairs = zip(pattern, segments, strict=True)
+                    return methods, {known[1:-1]: given for known, given in pairs if known[0] == "{"}
+        raise NotFound("There is nothing at this path")
+
+
+def known_names() -> frozenset[str]:
+    """The names of all endpoints: a metric's label takes no other value."""
+    return frozenset(endpoint.name for _, endpoint in _ENDPOINTS)

@@ -1,0 +1,61 @@
+"""Read the request's body once, decode it once."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from xrouter.config.size import ByteSize
+from xrouter.context import context
+from xrouter.errors import BadRequest, PayloadTooLarge
+from xrouter.filters.base import ASGIApp, Receive, Scope, Send
+from xrouter.surfaces.openai import read_call
+
+
+class ClientLeft(Exception):
+    """The client went away while its request was being read; there is nobody to answer."""
+
+
+class Body:
+    """Provide `call`: the JSON body, typed and checked. A body over `max_bytes` is refused before it is read."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    provides: ClassVar[frozenset[str]] = frozenset({"call"})
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        max_bytes: ByteSize = ByteSize(20 * 1000 * 1000)
+
+    def __init__(self, app: ASGIApp, config: Config, services: Any) -> None:
+        self.app, self.max_bytes = app, config.max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ctx = context(scope)
+        _check_headers(scope["headers"], self.max_bytes)
+        ctx.call = read_call(ctx.endpoint.name, await self._read(receive))
+        await self.app(scope, receive, send)
+
+    async def _read(self, receive: Receive) -> bytes:
+        pieces: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft
+            piece = message.get("body", b"")
+            size += len(piece)
+            if size > self.max_bytes:
+                raise _too_large(self.max_bytes)
+            pieces.append(piece)
+            if not message.get("more_body", False):
+                return b"".join(pieces)
+
+
+def _check_headers(headers: list[tuple[bytes, bytes]], max_bytes: int) -> None:
+    for name, value in headers:
+        if name == b"content-length" and int(value) > max_bytes:
+            raise _too_large(max_bytes)
+        if name == b"content-encoding" and value.lower() not in (b"", b"identity"):
+            raise BadRequest("A compressed body is not accepted: send it as it is")
+
+
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"The request body is larger than {max_bytes} bytes")

@@ -1,0 +1,28 @@
+"""Count the tokens of the request, before any provider has."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from xrouter import tokens
+from xrouter.context import Estimate, context
+from xrouter.filters.base import ASGIApp, Receive, Scope, Send
+
+
+class TokenCount:
+    """Provide `estimate`: input tokens by the local counter, and the bound on output that the client set."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"call"})
+    provides: ClassVar[frozenset[str]] = frozenset({"estimate"})
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        """Nothing to choose."""
+
+    def __init__(self, app: ASGIApp, config: Config, services: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ctx = context(scope)
+        call = ctx.call
+        ctx.estimate = Estimate(tokens.count_call(call), call.request.output_cap(), tokens.count)
+        await self.app(scope, receive, send)

@@ -1,0 +1,267 @@
+"""Any upstream that speaks OpenAI's API: vLLM, llama.cpp, Ollama, another gateway, OpenAI itself.
+
+The client speaks the same protocol, so bytes pass through: a request is sent as it came where nothing in it has to change,
+a stream's chunks go back as they came (`Verbatim`), and only what this gateway needs to know is parsed: errors, the
+finish, the usage.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import msgspec
+
+from xrouter.config.settings import UpstreamSettings
+from xrouter.context import Call, Target
+from xrouter.errors import UpstreamProtocolError, XRouterError
+from xrouter.events import Answer, Event, Finish, Usage, Verbatim
+from xrouter.providers.base import Exchange, Provider, Purpose, Translator
+from xrouter.providers.finish import finish_reason
+from xrouter.providers.openai_errors import error_from, error_inside
+from xrouter.providers.sse import DONE, SseDecoder
+from xrouter.secret import Secret
+from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest, header
+from xrouter.upstream.signin import FixedSignIn, SignIn
+from xrouter.wire import decode_json, encode_json
+from xrouter.world import World
+
+_PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+_GATEWAY_FIELDS: Final = frozenset(
+    {
+        "models",
+        "provider",
+        "route",
+        "preset",
+        "session_id",
+        "trace",
+        "usage",
+        "transforms",
+        "plugins",
+        "debug",
+        "image_config",
+        "prompt_cache_options",
+        "stop_server_tools_when",
+    }
+)  # fmt: skip  OpenRouter's additions: they are answered here, and a strict upstream refuses them
+_HEADERS: Final = ((b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAIConfig(UpstreamSettings):
+    api_key: Secret | None = None
+    organization: str | None = None
+    stream_usage: bool = True  # ask for usage in streams; a few old servers refuse `stream_options`
+
+
+class OpenAI(Provider):
+    Config = OpenAIConfig
+    supported_parameters = frozenset(
+        {
+            "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "frequency_penalty", "presence_penalty",
+            "repetition_penalty", "seed", "stop", "n", "logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice",
+            "parallel_tool_calls", "functions", "function_call", "response_format", "structured_outputs", "reasoning",
+            "reasoning_effort", "include_reasoning", "dimensions", "encoding_format", "suffix", "echo", "best_of",
+        }
+    )  # fmt: skip
+
+    def __init__(self, config: OpenAIConfig, world: World) -> None:
+        self._config = config
+        self._world = world
+
+    def sign_in(self) -> SignIn:
+        headers: list[tuple[bytes, bytes]] = []
+        if self._config.api_key:
+            headers.append((b"authorization", f"Bearer {self._config.api_key.reveal()}".encode()))
+        if self._config.organization:
+            headers.append((b"openai-organization", self._config.organization.encode()))
+        return FixedSignIn(tuple(headers))
+
+    def translator(self, call: Call, target: Target, purpose: Purpose) -> Translator:
+        return OpenAITranslator(self._config, call, target, self._world)
+
+    def list_models(self) -> UpstreamRequest:
+        return UpstreamRequest("GET", self._config.base_url.rstrip("/") + "/models", idempotent=True)
+
+    def read_models(self, answer: UpstreamAnswer) -> Sequence[str]:
+        """Raises what an answer other than 2xx means, or UpstreamProtocolError."""
+        if not 200 <= answer.status < 300:
+            raise error_from(answer, self._config.api_key, self._world)
+        try:
+            return [model["id"] for model in decode_json(answer.body)["data"]]
+        except (ValueError, RecursionError, TypeError, KeyError) as error:
+            raise UpstreamProtocolError(detail=f"the list of models: {type(error).__name__}") from None
+
+
+class OpenAITranslator(Translator):
+    """Chat completions, completions and embeddings alike: they differ in what the surface makes of the chunks."""
+
+    def __init__(self, config: OpenAIConfig, call: Call, target: Target, world: World) -> None:
+        self._config = config
+        self._call = call
+        self._target = target
+        self._world = world
+        self._sse = SseDecoder()
+        self._pieces: list[bytes] = []
+        self._streamed = False
+        self._done = False
+        self._finished = False
+
+    def exchange(self) -> Exchange:
+        url = self._config.base_url.rstrip("/") + _PATHS[self._call.kind]
+        yield from ()  # no preliminary request
+        return UpstreamRequest("POST", url, _HEADERS, self._body())
+
+    def _body(self) -> bytes:
+        call = self._call
+        asks_usage = call.stream and self._config.stream_usage
+        options = call.body.get("stream_options") or {}
+        same = (
+            call.raw is not None
+            and call.body.get("model") == self._target.model
+            and _GATEWAY_FIELDS.isdisjoint(call.body)
+            and (not asks_usage or options.get("include_usage") is True)
+        )
+        if same:
+            return cast(bytes, call.raw)
+        body = {key: value for key, value in call.body.items() if key not in _GATEWAY_FIELDS}
+        body["model"] = self._target.model
+        if asks_usage:
+            body["stream_options"] = {**options, "include_usage": True}
+        elif "stream_options" in body:
+            del body["stream_options"]
+        return encode_json(body)
+
+    def started(self, status: int, headers: Headers) -> None:
+        content_type = (header(headers, b"content-type") or b"").lower()
+        self._streamed = content_type.startswith(b"text/event-stream")
+        if self._streamed != self._call.stream and not content_type.startswith(b"application/json"):
+            raise UpstreamProtocolError(detail=f"content type {content_type[:80].decode('latin-1')!r}")
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        if not self._streamed:
+            self._pieces.append(data)
+            return ()
+        events: list[Event] = []
+        for sse in self._sse.feed(data):
+            self._chunk(sse.data, events)
+        return events
+
+    def finish(self) -> Sequence[Event]:
+        if not self._streamed:
+            return self._whole(b"".join(self._pieces))
+        events: list[Event] = []
+        for sse in self._sse.finish():
+            self._chunk(sse.data, events)
+        if not self._done and not self._finished:
+            raise UpstreamProtocolError("The upstream's answer was cut off", detail="no [DONE] and no finish_reason")
+        return events
+
+    @property
+    def complete(self) -> bool:
+        return self._done
+
+    def error(self, answer: UpstreamAnswer) -> XRouterError:
+        return error_from(answer, self._config.api_key, self._world)
+
+    def _chunk(self, data: bytes, events: list[Event]) -> None:
+        """One `data:` field. A chunk of plain text, the bulk of a stream, is only scanned for what would need parsing.
+
+        The scan cannot be fooled by the model's words: inside a JSON string a quotation mark is escaped.
+        """
+        if data == DONE:
+            self._done = True
+            return
+        if self._done:
+            return
+        if (
+            self.upstream_id is not None
+            and (b'"finish_reason":null' in data or b'"finish_reason": null' in data)
+            and b'"usage"' not in data
+            and b'"error"' not in data
+        ):
+            events.append(Verbatim(data))
+            return
+        self._read_chunk(data, events)
+
+    def _read_chunk(self, data: bytes, events: list[Event]) -> None:
+        chunk = _object(data)
+        if chunk.get("error"):
+            raise error_inside(chunk["error"], self._config.api_key)
+        self._name(chunk)
+        if usage := _usage(chunk.get("usage")):
+            self.usage = usage
+        choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            raise UpstreamProtocolError(detail="a chunk without choices")
+        if choices:
+            if "usage" in chunk:
+                del chunk["usage"]  # the surface gives the client the gateway's own, with the cost, once
+                data = encode_json(chunk)
+            events.append(Verbatim(data, chunk))
+        for choice in choices:
+            if isinstance(choice, dict) and isinstance(native := choice.get("finish_reason"), str):
+                self._finished = True
+                events.append(Finish(finish_reason(native), native))
+
+    def _whole(self, data: bytes) -> Sequence[Event]:
+        body = _object(data)
+        if body.get("error"):
+            raise error_inside(body["error"], self._config.api_key)
+        self._name(body)
+        self.usage = _usage(body.get("usage"))
+        items = body.get("data" if self._call.kind == "embeddings" else "choices")
+        if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+            raise UpstreamProtocolError(detail="an answer without choices or data")
+        events: list[Event] = [Answer(body)]
+        native = items[0].get("finish_reason")
+        if isinstance(native, str):
+            events.append(Finish(finish_reason(native), native))
+        return events
+
+    def _name(self, body: dict[str, Any]) -> None:
+        if self.upstream_id is None:
+            self.upstream_id = body["id"] if isinstance(body.get("id"), str) else ""
+            self.upstream_model = body["model"] if isinstance(body.get("model"), str) else None
+
+
+class _CachedTokens(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _ReasoningTokens(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int | None = None
+    prompt_tokens_details: _CachedTokens | None = None
+    completion_tokens_details: _ReasoningTokens | None = None
+
+
+def _usage(reported: Any) -> Usage | None:
+    """The usage that an upstream reported; None if it reported none that can be true (F07: negative, huge, not a number)."""
+    if reported is None:
+        return None
+    try:
+        usage = msgspec.convert(reported, _Usage)
+    except msgspec.ValidationError:
+        return None
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
+    reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
+    counts = (usage.prompt_tokens, usage.completion_tokens or 0, cached or 0, reasoning or 0)
+    if any(not 0 <= count < 2**31 for count in counts):
+        return None
+    if (cached or 0) > usage.prompt_tokens or (reasoning or 0) > (usage.completion_tokens or 0):
+        cached = reasoning = None
+    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached, reasoning)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = decode_json(data)
+    except (ValueError, RecursionError) as error:
+        raise UpstreamProtocolError(detail=f"not JSON: {type(error).__name__}") from None
+    if not isinstance(value, dict):
+        raise UpstreamProtocolError(detail="not a JSON object")
+    return value

@@ -1,0 +1,72 @@
+"""What a surface does: a request's bytes → a `Call`; the events of an answer → the client's bytes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from xrouter.context import Call
+from xrouter.errors import XRouterError
+from xrouter.events import Event, Usage
+
+NANO: Final = 10**9
+
+encode: Final = msgspec.json.Encoder(decimal_format="number").encode
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """What the top of every answer says. `model` is the name that the client asked for."""
+
+    id: str
+    model: str
+    created: int
+    provider: str
+    always_usage: bool = False  # OpenRouter's clients get usage in every stream, OpenAI's where they ask for it
+
+
+class Renderer(ABC):
+    """One answer on its way to the client. Used once, never awaits."""
+
+    streams: ClassVar[bool]
+
+    def __init__(self, head: AnswerHead, call: Call) -> None:
+        self.head = head
+        self.call = call
+
+    @abstractmethod
+    def feed(self, events: Sequence[Event]) -> bytes:
+        """What the client gets of `events` now; b'' for an answer that is sent whole."""
+
+    @abstractmethod
+    def end(self, usage: Usage | None, cost: int | None) -> bytes:
+        """The rest: the whole body, or a stream's last events. `cost` is in nanocredits."""
+
+    def failed(self, error: XRouterError) -> bytes:
+        """A stream's last event when it breaks after the first byte."""
+        raise NotImplementedError
+
+
+def credits(nano: int) -> Decimal:
+    """Nanocredits as credits, exact: the form in which amounts leave as JSON numbers."""
+    return Decimal(nano).scaleb(-9).normalize() if nano else Decimal(0)
+
+
+def usage_object(usage: Usage, cost: int | None) -> dict[str, Any]:
+    """OpenAI's `usage` with OpenRouter's `cost`. Details that the provider did not report are left out, never null."""
+    body: dict[str, Any] = {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+    if usage.cached_tokens is not None:
+        body["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens is not None:
+        body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    if cost is not None:
+        body["cost"] = credits(cost)
+        body["is_byok"] = False
+    return body

@@ -1,0 +1,55 @@
+"""OpenAI's API towards clients: which endpoint is read and answered how."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from xrouter.context import Call
+from xrouter.errors import BadRequest
+from xrouter.surfaces.base import AnswerHead, Renderer
+from xrouter.surfaces.openai_chat import ChatAnswer, ChatStream
+from xrouter.surfaces.openai_completions import CompletionAnswer, CompletionStream
+from xrouter.surfaces.openai_embeddings import EmbeddingAnswer
+from xrouter.surfaces.strict_json import decode_object
+from xrouter.wire import ChatRequest, CompletionRequest, EmbeddingRequest, Request
+
+_REQUESTS: Final[Mapping[str, type[Request]]] = {
+    "chat": ChatRequest,
+    "completions": CompletionRequest,
+    "embeddings": EmbeddingRequest,
+}
+
+
+def read_call(kind: str, raw: bytes) -> Call:
+    """The call in a request's body. Raises BadRequest, naming the field at fault."""
+    body = decode_object(raw)
+    if "prompt" in body and "messages" in body:
+        raise BadRequest(
+            "`prompt` and `messages` exclude each other: send the one that the endpoint takes", param="prompt"
+        )
+    try:
+        request = msgspec.convert(body, _REQUESTS[kind])
+    except msgspec.ValidationError as error:
+        message, _, place = str(error).partition(" - at ")
+        param = place.strip("`").removeprefix("$").removeprefix(".") or None
+        raise BadRequest(f"{message}{f' at `{param}`' if param else ''}", param=param) from None
+    call = Call(kind, request, body, raw)  # type: ignore[arg-type]  # kind is a key of _REQUESTS
+    if not call.models:
+        raise BadRequest("`model` is missing", param="model")
+    return call
+
+
+def renderer(call: Call, head: AnswerHead) -> Renderer:
+    """What turns the events of this call's answer into the client's bytes."""
+    match call.kind, call.stream:
+        case "chat", True:
+            return ChatStream(head, call)
+        case "chat", False:
+            return ChatAnswer(head, call)
+        case "completions", True:
+            return CompletionStream(head, call)
+        case "completions", False:
+            return CompletionAnswer(head, call)
+        case _:
+            return EmbeddingAnswer(head, call)
