@@ -61,6 +61,13 @@ def test_secrets_that_differ_anywhere_have_different_digests(place: int, other: 
     assert len(keyformat.digest(secret)) == 32
 
 
+def test_a_checksum_alone_makes_no_key() -> None:
+    random = "0123456789" * 3 + "abc"
+    for head in ("xr-free", "sk-free", "xr-Free", "xr-", "xr-a-b", "free", "xr-" + "x" * 33):
+        body = f"{head}-{random}"
+        assert keyformat.is_wellformed(f"{body}-{keyformat._checksum(body)}") == (head == "xr-free")
+
+
 def test_a_label_keeps_most_of_the_secret_to_itself() -> None:
     secret = keyformat.new_secret("free").reveal()
     label = keyformat.label(secret)

@@ -134,7 +134,10 @@ async def test_changes_hold_after_the_next_poll(
     assert (await refusal(ring, issued.secret.reveal())).detail == "revoked key"
     await store.delete(issued.key.hash)
     await poll(world)
-    assert (await refusal(ring, issued.secret.reveal())).detail == "unknown key"
+    read = ring.look_ups
+    for _ in range(3):
+        assert (await refusal(ring, issued.secret.reveal())).detail == "unknown key"
+    assert ring.look_ups == read + 1
     await ring.authenticate(other.secret.reveal(), IP)
 
 
@@ -188,6 +191,20 @@ async def test_a_read_that_a_revocation_overtook_is_not_believed(
     await early  # it asked before the revocation was known
     with pytest.raises(Unauthorized):
         await late
+    assert (await refusal(ring, issued.secret.reveal())).detail == "revoked key"
+
+
+async def test_a_read_that_ends_after_a_revocation_is_known_leaves_nothing_behind(
+    ring: KeyRing, engine: AsyncEngine, world: HandWorld, store: KeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issued = await make_key(engine, world)
+    gate = Gate(ring, monkeypatch)
+    early = asyncio.create_task(ring.authenticate(issued.secret.reveal(), IP))
+    await gate.reached.wait()
+    await store.revoke(issued.key.hash)
+    await ring.refresh()
+    gate.open.set()
+    await early
     assert (await refusal(ring, issued.secret.reveal())).detail == "revoked key"
 
 

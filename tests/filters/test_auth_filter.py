@@ -124,7 +124,9 @@ async def test_without_a_key_the_answer_is_401_and_says_how(gateway: Gateway, he
 
 
 async def test_a_key_without_its_scheme_is_refused(gateway: Gateway) -> None:
-    assert isinstance(await gateway.refusal((b"authorization", await gateway.key())), Unauthorized)
+    key = await gateway.key()
+    for value in (key, b"Basic " + key, b"Token " + key, b"Bearer:" + key, b"Basic " + TOKEN.encode()):
+        assert isinstance(await gateway.refusal((b"authorization", value), endpoint=MODELS), Unauthorized)
 
 
 async def test_the_admin_token_manages_and_reaches_no_model(gateway: Gateway) -> None:

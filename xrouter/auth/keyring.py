@@ -147,7 +147,6 @@ class KeyRing:
         if guess is not None:
             self._guesses.give_back(guess)
         known = _known(key, revision)
-        self._strangers.drop(digest)
         self._keys.put(digest, known)
         return known
 
