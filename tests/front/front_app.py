@@ -53,9 +53,10 @@ class Probe:
                 return None
             parts += message["body"]
             if not message["more_body"]:
-                body = bytes(parts)
-                self.note(lambda: self.seen.append((scope, body)))
-                return body
+                break
+        body = bytes(parts)
+        self.note(lambda: self.seen.append((scope, body)))
+        return body
 
     async def do_echo(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Answers with the request's body."""

@@ -40,7 +40,11 @@ class RawClient:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(address)
+        try:
+            self.socket.connect(address)
+        except OSError:
+            self.socket.close()
+            raise
         self._buffer = b""
         self._ended = False
 
@@ -82,6 +86,18 @@ class RawClient:
             data, self._buffer = self._buffer[:size], self._buffer[size:]
             return data
         return self.socket.recv(size)
+
+    def for_now(self, pause_s: float) -> bytes:
+        """All bytes until none has come for `pause_s`."""
+        timeout_s = self.socket.gettimeout()
+        self.socket.settimeout(pause_s)
+        try:
+            return self.rest()
+        except TimeoutError:
+            data, self._buffer = self._buffer, b""
+            return data
+        finally:
+            self.socket.settimeout(timeout_s)
 
     def rest(self) -> bytes:
         """All bytes until the server ends or resets the connection."""

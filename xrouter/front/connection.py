@@ -300,11 +300,10 @@ class Connection(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server stops: finish what is under way, take nothing new."""
         self._last = True
-        if self._exchange is not None:
-            self._exchange.keep_alive = False
-        elif (self._phase is HEAD and not self._reader.heard) or self._lingering:
-            self._lingering = False
+        if self._lingering or (self._phase is HEAD and not self._reader.heard):
             self._close(linger=False)
+        elif self._exchange is not None:
+            self._exchange.keep_alive = False
 
     # Changes of phase.
 
@@ -315,9 +314,7 @@ class Connection(asyncio.Protocol):
         if self._last:
             self._close(linger=False)
         else:
-            self._timer.arm(
-                now + self._front.limits.idle_timeout_s
-            )
+            self._timer.arm(now + self._front.limits.idle_timeout_s)
 
     def _surplus(self) -> None:
         assert self._exchange is not None

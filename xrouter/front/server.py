@@ -27,6 +27,8 @@ Lifespan = Literal["auto", "on", "off"]
 _BACKLOG = 2048
 _SPARE_DESCRIPTORS = 64  # files, database, listeners, the loop's own
 _MIN_CONNECTIONS = 16
+_SETTLE_S = 5.0  # for requests that were cancelled at the end of the drain
+_FLUSH_S = 2  # for connections whose requests have ended
 _TICK_S = 1.0  # how often uvicorn renews the `Date` header
 
 
@@ -39,6 +41,7 @@ class FrontServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, front: Front, sockets: Sequence[socket.socket]) -> None:
         super().__init__(config)
         self._front = front
+        self._drain_s = front.limits.drain_s
         self.sockets = list(sockets)
         self.running = threading.Event()  # set once the lifespan has started and connections are accepted
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -52,7 +55,11 @@ class FrontServer(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().serve(sockets or self.sockets)
+        try:
+            await super().serve(sockets or self.sockets)
+        finally:
+            for listener in self.sockets:
+                listener.close()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -68,6 +75,25 @@ class FrontServer(uvicorn.Server):
         should_exit = await super().on_tick(counter)
         self._front.default_lines = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
         return should_exit
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let the open requests end, then the app's lifespan.
+
+        uvicorn ends the lifespan right after it has cancelled what is left; here the cancelled requests may first settle.
+        """
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await self._wait_for_requests(self._drain_s)
+        for task in self.server_state.tasks:
+            task.cancel("the server stops")
+        await self._wait_for_requests(_SETTLE_S)
+        await super().shutdown(sockets)
+
+    async def _wait_for_requests(self, timeout_s: float) -> None:
+        if self.server_state.tasks:
+            await asyncio.wait(set(self.server_state.tasks), timeout=timeout_s)
 
     def stop(self) -> None:
         """Take no more connections and end once the open requests are answered. May be called from any thread."""
@@ -136,7 +162,7 @@ def build_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=math.ceil(server.drain_s),
+        timeout_graceful_shutdown=_FLUSH_S,
     )
     return FrontServer(config, front, sockets if sockets is not None else [listen(server)])
 
