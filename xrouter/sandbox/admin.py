@@ -5,9 +5,11 @@ from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from xrouter.sandbox.endpoint import Incoming
-from xrouter.sandbox.reply import Header, Refusal, Reply, json_reply
 from xrouter.sandbox.scenario import ScenarioError, parse
 from xrouter.sandbox.state import RecordedRequest, SandboxState
 from xrouter.sandbox.yandex_iam import new_service_account_key
@@ -15,25 +17,6 @@ from xrouter.sandbox.yandex_iam import new_service_account_key
 PREFIX = "/admin"
 
 T = TypeVar("T")
-
-
-class AdminDialect:
-    name = "admin"
-
-    def headers(self, state: SandboxState, request: dict[str, str]) -> tuple[Header, ...]:
-        return ()
-
-    def failure(self, status: int, message: str | None = None) -> Reply:
-        return json_reply({"error": message or "not found"}, status)
-
-    def failure_in_success(self) -> Reply:
-        return self.failure(500)
-
-    def failure_frame(self) -> bytes:
-        return b""
-
-
-ADMIN = AdminDialect()
 
 
 class ScenarioOrder(Struct, forbid_unknown_fields=True):
@@ -49,21 +32,63 @@ class ClockOrder(Struct, forbid_unknown_fields=True):
     advance_s: float
 
 
-def _decoded(incoming: Incoming, kind: type[T]) -> T:
+def routes(state: SandboxState) -> list[Route]:
+    """The control plane: not counted, not recorded, and out of reach of scenarios."""
+
+    async def counters(request: Request) -> Response:
+        """Counters, gauges and their peaks."""
+        return _json(state.snapshot())
+
+    async def recorded_requests(request: Request) -> Response:
+        """The newest requests, oldest first."""
+        return _json([_shown(each) for each in state.requests])
+
+    async def choose_scenario(request: Request) -> Response:
+        order = await _decoded(request, ScenarioOrder)
+        try:
+            chosen = parse(order.name)
+        except ScenarioError as problem:
+            raise HTTPException(400, str(problem)) from None
+        state.choose(chosen, times=order.times, provider=order.provider, path=order.path)
+        return _json({"scenario": chosen, "times": order.times})
+
+    async def advance_clock(request: Request) -> Response:
+        state.advance((await _decoded(request, ClockOrder)).advance_s)
+        return _json({"offset_s": state.offset_s, "now": state.now()})
+
+    async def reset(request: Request) -> Response:
+        state.reset()
+        return _json({"ok": True})
+
+    async def revoke_tokens(request: Request) -> Response:
+        """Every issued token is unknown from now on."""
+        state.revoke_tokens()
+        return _json({"ok": True})
+
+    async def service_account_key(request: Request) -> Response:
+        """A fresh key file."""
+        return _json(new_service_account_key(state))
+
+    return [
+        Route(f"{PREFIX}/state", counters, methods=["GET"]),
+        Route(f"{PREFIX}/requests", recorded_requests, methods=["GET"]),
+        Route(f"{PREFIX}/scenario", choose_scenario, methods=["POST"]),
+        Route(f"{PREFIX}/clock", advance_clock, methods=["POST"]),
+        Route(f"{PREFIX}/reset", reset, methods=["POST"]),
+        Route(f"{PREFIX}/tokens/revoke", revoke_tokens, methods=["POST"]),
+        Route(f"{PREFIX}/yandex/service-account-key", service_account_key, methods=["POST"]),
+    ]
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+async def _decoded(request: Request, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(incoming.body, type=kind)
+        return msgspec.json.decode(await request.body(), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise Refusal(ADMIN.failure(400, str(problem))) from None
-
-
-async def counters(incoming: Incoming) -> Reply:
-    """GET /admin/state: counters, gauges and their peaks."""
-    return json_reply(incoming.state.snapshot())
-
-
-async def recorded_requests(incoming: Incoming) -> Reply:
-    """GET /admin/requests: the newest requests, oldest first."""
-    return json_reply([_shown(each) for each in incoming.state.requests])
+        raise HTTPException(400, str(problem)) from None
 
 
 def _shown(request: RecordedRequest) -> dict[str, object]:
@@ -79,37 +104,3 @@ def _shown(request: RecordedRequest) -> dict[str, object]:
         "body": body,
         "at": request.at,
     }
-
-
-async def scenario(incoming: Incoming) -> Reply:
-    """POST /admin/scenario."""
-    order = _decoded(incoming, ScenarioOrder)
-    try:
-        chosen = parse(order.name)
-    except ScenarioError as problem:
-        raise Refusal(ADMIN.failure(400, str(problem))) from None
-    incoming.state.choose(chosen, times=order.times, provider=order.provider, path=order.path)
-    return json_reply({"scenario": chosen, "times": order.times})
-
-
-async def clock(incoming: Incoming) -> Reply:
-    """POST /admin/clock."""
-    incoming.state.advance(_decoded(incoming, ClockOrder).advance_s)
-    return json_reply({"offset_s": incoming.state.offset_s, "now": incoming.state.now()})
-
-
-async def reset(incoming: Incoming) -> Reply:
-    """POST /admin/reset."""
-    incoming.state.reset()
-    return json_reply({"ok": True})
-
-
-async def revoke_tokens(incoming: Incoming) -> Reply:
-    """POST /admin/tokens/revoke: every issued token is unknown from now on."""
-    incoming.state.revoke_tokens()
-    return json_reply({"ok": True})
-
-
-async def service_account_key(incoming: Incoming) -> Reply:
-    """POST /admin/yandex/service-account-key: a fresh key file."""
-    return json_reply(new_service_account_key(incoming.state))

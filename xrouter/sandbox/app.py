@@ -6,10 +6,9 @@
 /admin/…
 """
 
-from collections.abc import Iterator
-
 from starlette.applications import Starlette
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from xrouter.sandbox import (
     admin,
@@ -41,10 +40,6 @@ async def _page_not_found(incoming: Incoming) -> Reply:
 async def _no_such_url(incoming: Incoming) -> Reply:
     text = f"Invalid URL ({incoming.method} {incoming.path})"
     raise openai_dialect.refuse(404, text)
-
-
-async def _no_such_admin_path(incoming: Incoming) -> Reply:
-    raise Refusal(admin.ADMIN.failure(404))
 
 
 _GIGACHAT: Table = [
@@ -90,33 +85,33 @@ _OPENAI: Table = [
     ("", "/{rest:path}", openai_dialect.API, _no_such_url),
 ]
 
-_ADMIN: Table = [
-    ("GET", "/state", admin.ADMIN, admin.counters),
-    ("GET", "/requests", admin.ADMIN, admin.recorded_requests),
-    ("POST", "/scenario", admin.ADMIN, admin.scenario),
-    ("POST", "/clock", admin.ADMIN, admin.clock),
-    ("POST", "/reset", admin.ADMIN, admin.reset),
-    ("POST", "/tokens/revoke", admin.ADMIN, admin.revoke_tokens),
-    ("POST", "/yandex/service-account-key", admin.ADMIN, admin.service_account_key),
-    ("", "/{rest:path}", admin.ADMIN, _no_such_admin_path),
-]
-
 _TABLES = (
     (gigachat_dialect.PREFIX, _GIGACHAT),
     (yandex_dialect.PREFIX, _YANDEX),
     (openai_dialect.PREFIX, _OPENAI),
-    (admin.PREFIX, _ADMIN),
 )
 
 
-def create_app(config: SandboxConfig | None = None, state: SandboxState | None = None) -> Starlette:
+class SandboxApp:
+    """Paths without parameters by one look-up, as a model's calls are; Starlette's router for the others."""
+
+    def __init__(self, state: SandboxState) -> None:
+        self._exact: dict[tuple[str, str], Endpoint] = {}
+        routes = admin.routes(state)
+        for prefix, table in _TABLES:
+            for method, path, dialect, handler in table:
+                endpoint = Endpoint(state, dialect, prefix, path, handler)
+                if "{" in path:
+                    routes.append(Route(prefix + path, endpoint, methods=[method] if method else None))
+                else:
+                    self._exact[method, prefix + path] = endpoint
+        self._router = Starlette(routes=routes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._exact.get((scope.get("method", ""), scope["path"]), self._router)
+        await app(scope, receive, send)
+
+
+def create_app(config: SandboxConfig | None = None, state: SandboxState | None = None) -> ASGIApp:
     """The app. `state` is made from `config` unless the caller wants to hold it."""
-    state = state or SandboxState(config or SandboxConfig())
-    return Starlette(routes=list(_routes(state)))
-
-
-def _routes(state: SandboxState) -> Iterator[Route]:
-    for prefix, table in _TABLES:
-        for method, path, dialect, handler in table:
-            endpoint = Endpoint(state, dialect, prefix, path, handler)
-            yield Route(prefix + path, endpoint, methods=[method] if method else None)
+    return SandboxApp(state or SandboxState(config or SandboxConfig()))
