@@ -1,7 +1,6 @@
 from collections.abc import AsyncIterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.auth import keyformat
 from xrouter.auth.keyring import KeyRing
+from xrouter.catalog import Catalog
 from xrouter.config.settings import Admin, Settings
 from xrouter.context import Endpoint, RequestContext
 from xrouter.errors import Forbidden, Unauthorized, XRouterError
 from xrouter.filters.auth import Auth
+from xrouter.filters.base import Services
 from xrouter.secret import Secret
 from xrouter.store.key import NewKey
+from xrouter.upstream.breaker import Breakers
 
 CHAT = Endpoint("chat", "POST", inference=True)
 MODELS = Endpoint("models", "GET", inference=False)
@@ -40,7 +42,18 @@ class Gateway:
             self.passed.append(scope["xrouter"])
 
         settings = Settings(upstreams={}, models={}, filters=(), admin=Admin(token=Secret(token)))
-        auth = Auth(innermost, Auth.Config(), SimpleNamespace(keys=self.ring, settings=settings, world=self.world))
+        auth = Auth(
+            innermost,
+            Auth.Config(),
+            Services(
+                settings=settings,
+                world=self.world,
+                catalog=Catalog(settings),
+                keys=self.ring,
+                upstreams={},
+                breakers=Breakers(self.world),
+            ),
+        )
         ctx = RequestContext("r", "g", endpoint, 0.0, 0.0, client_ip="192.0.2.1")
         self.last = ctx
         await auth({"type": "http", "headers": list(headers), "xrouter": ctx}, None, None)  # type: ignore[arg-type]

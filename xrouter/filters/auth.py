@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
-from typing import Any, ClassVar, Final, Literal
+from typing import ClassVar, Final, Literal
 
-from xrouter.auth.keyring import KeyRing
 from xrouter.context import Endpoint, Principal, RequestContext, context
 from xrouter.errors import Forbidden, Unauthorized
-from xrouter.filters.base import ASGIApp, Receive, Scope, Send
+from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 
 _ADMIN: Final = Principal(key_id="admin", account="admin", name="admin token", management=True)
 _CHALLENGE: Final = (b"www-authenticate", b"Bearer")  # RFC 9110 section 15.5.2: a 401 says how to do better
@@ -29,9 +28,9 @@ class Auth:
     class Config:
         """Nothing to choose: who may call is a matter of keys."""
 
-    def __init__(self, app: ASGIApp, config: Config, services: Any) -> None:
+    def __init__(self, app: ASGIApp, config: Config, services: Services) -> None:
         self.app = app
-        self.keys: KeyRing = services.keys
+        self.keys = services.keys
         token = services.settings.admin.token.reveal()
         self.admin_digest = sha256(token.encode()).digest() if token else None
 
