@@ -62,21 +62,7 @@ async def make_key(engine: AsyncEngine, world: World, new: NewKey | None = None)
 
 
 def write_configuration(folder: Path) -> Path:
-    """A small configuration with a store in `folder`, a tier and two models; returns its path.
-
-    A toy filter stands for those below `auth`, which these tests do not need.
-    """
-    (folder / "facts_of_chain.py").write_text(
-        "from dataclasses import dataclass\n\n\n"
-        "class Facts:\n"
-        "    needs = frozenset({'principal'})\n"
-        "    provides = frozenset({'call', 'route'})\n\n"
-        "    @dataclass(frozen=True)\n"
-        "    class Config:\n"
-        "        pass\n\n"
-        "    def __init__(self, app, config, services):\n"
-        "        self.app = app\n"
-    )
+    """A small configuration with a store in `folder`, two tiers and two models; returns its path."""
     path = folder / "x.yaml"
     path.write_text(
         f"store: sqlite:///{folder / 'keys.db'}\n"
@@ -87,6 +73,6 @@ def write_configuration(folder: Path) -> Path:
         "  gigachat/max: {aliases: [max], price: free, routes: [{upstream: giga, model: GigaChat-2-Max}]}\n"
         "  gigachat/pro: {variants: {rc: rc}, price: free, routes: [{upstream: giga, model: GigaChat-2-Pro}]}\n"
         "tiers: {free: {requests: [20/minute]}, pro: {}}\n"
-        "filters: [{auth: {}}, {'facts_of_chain:Facts': {}}]\n"
+        "filters: [{auth: {}}, {body: {}}, {routing: {}}]\n"
     )
     return path
