@@ -1,6 +1,7 @@
 """`xrouter sandbox`: the provider emulators alone."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,13 +74,19 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         if args.service_account_key is not None:
-            args.service_account_key.write_bytes(encode_json(new_service_account_key(state)))
+            _write_private(args.service_account_key, encode_json(new_service_account_key(state)))
         ports = (args.port,) if args.oauth_port is None else (args.port, args.oauth_port)
         run_until_signal(state, args.host, ports, tls, announce)
     except OSError as problem:
         print(f"xrouter sandbox: {problem}", file=sys.stderr)
         return 1
     return 0
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """A file that only its owner may read, as a key's is to be."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
 
 
 def _credentials() -> Mapping[str, str]:
