@@ -41,8 +41,6 @@ class Phase(IntEnum):
 class Keeper(Protocol):
     """Who keeps connections: the pool."""
 
-    def made(self, connection: "Connection") -> None: ...
-
     def free(self, connection: "Connection") -> None:
         """The connection can carry another request."""
 
@@ -90,6 +88,11 @@ class Connection(asyncio.Protocol):
         self._reusable = False
 
     # What the pool and the engine do.
+
+    @property
+    def lost(self) -> bool:
+        """Whether the socket is closed and `Keeper.lost` has been told."""
+        return self._transport is None
 
     @property
     def closed(self) -> bool:
@@ -177,7 +180,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._keeper.made(self)
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase

@@ -63,16 +63,17 @@ class Gate:
 
     def release(self) -> None:
         """Give a place back: to the next waiter if there is one."""
-        if self._queues:
+        while self._queues:
             key, queue = next(iter(self._queues.items()))
             waiter, _ = queue.popitem(last=False)
             if queue:
                 self._queues.move_to_end(key)
             else:
                 del self._queues[key]
-            waiter.set_result(None)
-        else:
-            self.active -= 1
+            if not waiter.done():  # it is if its task has just been cancelled, and not run since
+                waiter.set_result(None)
+                return
+        self.active -= 1
 
     async def _wait(self, key: str) -> None:
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ import asyncio
 import ssl
 
 from xrouter.config.settings import Timeouts
-from xrouter.errors import ShuttingDown, XRouterError
+from xrouter.errors import ShuttingDown, UpstreamUnreachable, XRouterError
 from xrouter.upstream.base import Limits, PoolStats, UpstreamRequest
 from xrouter.upstream.connection import Connection
 from xrouter.upstream.dial import dial
@@ -80,9 +80,12 @@ class Http1Engine:
             self._timeouts.connect_s,
             total_at,
         )
+        self._pool.add(connection)
         if self._closed:
             connection.abort()
             raise ShuttingDown
+        if connection.closed:
+            raise UpstreamUnreachable(detail=f"{origin}: the connection was closed as soon as it was made")
         return connection
 
     def _stale(self, connection: Connection, request: UpstreamRequest) -> bool:

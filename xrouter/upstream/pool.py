@@ -35,13 +35,16 @@ class Pool:
             return connection
         return None
 
-    # What connections report.
+    def add(self, connection: Connection) -> None:
+        """Know a new connection, to be closed with the others.
 
-    def made(self, connection: Connection) -> None:
-        self._open.add(connection)
+        Not left to `connection_made`: uvloop calls it, and never `connection_lost`, if the dialling is cancelled meanwhile.
+        """
         self._opened += 1
-        if self._closed:
-            connection.abort()
+        if not connection.lost:
+            self._open.add(connection)
+
+    # What connections report.
 
     def free(self, connection: Connection) -> None:
         if self._closed:
