@@ -1,6 +1,6 @@
 """The models that clients may ask for: ids, aliases and variants, each resolved to the places that serve it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from xrouter.config.settings import ModelSettings, Settings
@@ -49,7 +49,8 @@ class Catalog:
         entry = CatalogEntry(public, model, targets, tuple(route.weight for route in model.routes), variant)
         self._entries[public] = entry
         for name in (model_id, *model.aliases):
-            self._names.setdefault(name + suffix, entry)
+            if not (suffix and ":" in name):  # an alias that names a variant has no variants of its own
+                self._names.setdefault(name + suffix, entry)
 
     def resolve(self, name: str) -> CatalogEntry | None:
         """The model called `name`: an id, an alias, or either with a variant's suffix."""
@@ -57,6 +58,10 @@ class Catalog:
 
     def __iter__(self) -> Iterator[CatalogEntry]:
         return iter(self._entries.values())
+
+    def names(self) -> Iterable[tuple[str, CatalogEntry]]:
+        """Every name that can be asked for, with what it means."""
+        return self._names.items()
 
     def entries(self) -> Mapping[str, CatalogEntry]:
         """By public id."""

@@ -24,6 +24,7 @@ from xrouter.events import Usage
 from xrouter.wire import ChatRequest, CompletionRequest, EmbeddingRequest, Message, Request
 
 T = TypeVar("T")
+End = Literal["complete", "client_abort", "upstream_error", "shutdown"]
 Scope = MutableMapping[str, Any]
 
 
@@ -190,6 +191,7 @@ class Attempt:
     model: str
     status: int
     error: str | None  # the error's type, None if this attempt served
+    kind: str | None  # of an upstream's failure: connect, timeout, protocol, status, auth or quota
     started_s: float  # since the request's start
     duration_s: float
 
@@ -203,7 +205,7 @@ class Outcome:
     counted here.
     """
 
-    end: Literal["complete", "client_abort", "upstream_error", "shutdown"]
+    end: End
     usage: Usage | None
     target: Target | None
     attempts: tuple[Attempt, ...] = ()

@@ -28,21 +28,21 @@ class UnknownName(Exception):
     """The message names the known ones."""
 
 
-def filter_class(name: str, base: Path) -> type[Any]:
+def filter_class(name: str, base: Path | None = None) -> type[Any]:
     """The filter called `name`: built-in, entry point of the group `xrouter.filters`, or `package.module:Class`.
 
     `base` is the folder of the configuration and of its `plugins/`: a dotted path is looked up there first, then below the
-    working directory. Raises UnknownName.
+    working directory. None: it has been loaded before. Raises UnknownName.
     """
     return _resolve("filter", name, FILTERS, base)
 
 
-def provider_class(name: str, base: Path) -> type[Any]:
+def provider_class(name: str, base: Path | None = None) -> type[Any]:
     """The provider called `name`: built-in, entry point of the group `xrouter.providers`, or a dotted path."""
     return _resolve("provider", name, PROVIDERS, base)
 
 
-def _resolve(kind: str, name: str, built_in: Mapping[str, str], base: Path) -> type[Any]:
+def _resolve(kind: str, name: str, built_in: Mapping[str, str], base: Path | None) -> type[Any]:
     if name in built_in:
         return _load(kind, built_in[name])
     if ":" in name:
@@ -75,9 +75,10 @@ def _class(kind: str, name: str, loaded: object) -> type[Any]:
 
 
 @contextmanager
-def _importable(base: Path) -> Iterator[None]:
+def _importable(base: Path | None) -> Iterator[None]:
     """Look for an operator's modules beside the configuration, in its parent and in the working directory."""
-    added = [str(folder) for folder in (base, base.parent, Path.cwd()) if str(folder) not in sys.path]
+    folders = (base, base.parent, Path.cwd()) if base else (Path.cwd(),)
+    added = [str(folder) for folder in folders if str(folder) not in sys.path]
     sys.path[:0] = added
     try:
         yield

@@ -22,7 +22,7 @@ def build_upstreams(settings: Mapping[str, UpstreamSettings], world: World) -> d
     """One `Upstream` per configured name. No I/O: connections are made by the first call."""
     upstreams = {}
     for name, upstream in settings.items():
-        provider: Provider = provider_class(upstream.provider, None)(upstream, world)
+        provider: Provider = provider_class(upstream.provider)(upstream, world)
         caller = Caller(name, upstream, provider.sign_in(), provider.default_concurrency, world)
         upstreams[name] = Upstream(name, upstream, provider, caller)
     return upstreams

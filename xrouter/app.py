@@ -1,0 +1,209 @@
+"""The composition root: one process of the gateway, from a configuration to an ASGI application."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from xrouter.auth.keyring import KeyRing
+from xrouter.catalog import Catalog
+from xrouter.chain import Chain, build_chain
+from xrouter.config.settings import Settings
+from xrouter.edge import Edge
+from xrouter.filters.base import Receive, Scope, Send, Services
+from xrouter.front.refusal import Refusal
+from xrouter.observe.logs import LogWriter
+from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
+from xrouter.providers.upstreams import build_upstreams
+from xrouter.store.migrate import open_store
+from xrouter.upstream.breaker import Breakers
+from xrouter.wire import encode_json
+from xrouter.world import RealWorld, World
+
+log = logging.getLogger("xrouter.app")
+
+_STALE_KEYS_S: Final = 15.0  # without word of revoked keys for so long, another replica serves better than this one
+
+
+@dataclass(slots=True)
+class _Running:
+    """What one loaded configuration has made. Requests that began under it end under it."""
+
+    services: Services
+    chain: Chain
+    edge: Edge
+    collector: ServicesCollector
+    requests: int = 0
+    retired: bool = False
+
+    async def close_if_done(self) -> None:
+        if self.retired and self.requests == 0:
+            await self.chain.aclose()
+            for upstream in self.services.upstreams.values():
+                await upstream.caller.aclose()
+
+
+class Gateway:
+    """The ASGI application. The store, the keys, the metrics and the log are the process's; the chain can be swapped."""
+
+    def __init__(self, settings: Settings, *, world: World | None = None, log_writer: LogWriter | None = None) -> None:
+        self.settings = settings
+        self.world = world or RealWorld()
+        self.log_writer = log_writer or LogWriter()
+        self.metrics = Metrics()
+        self.draining = False
+        self._engine: AsyncEngine | None = None
+        self._keys: KeyRing | None = None
+        self._running: _Running | None = None
+        self._closings: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+
+    async def start(self) -> None:
+        """Open the store, start the parts. Raises StoreError, StoreUnavailable, or what a filter's start() raises."""
+        self._engine = await open_store(self.settings.store)
+        self._keys = KeyRing(self._engine, self.world)
+        await self._keys.start()
+        self._running = await self._build(self.settings)
+        self.metrics.registry.register(self._running.collector)
+
+    async def aclose(self) -> None:
+        if self._running is not None:
+            self._running.retired = True
+            self._running.requests = 0
+            await self._running.close_if_done()
+        await asyncio.gather(*self._closings)
+        if self._keys is not None:
+            await self._keys.aclose()
+        if self._engine is not None:
+            await self._engine.dispose()
+
+    async def reload(self, settings: Settings) -> None:
+        """Serve new requests by `settings`. Built and started beside the old; if that fails, nothing has changed.
+
+        The store and what belongs to the listener stay as they were started.
+        """
+        old, new = self._running, await self._build(settings)
+        self._running, self.settings = new, settings
+        if old is not None:
+            self.metrics.registry.unregister(old.collector)
+            old.retired = True
+            await old.close_if_done()
+        self.metrics.registry.register(new.collector)
+
+    def refused(self, refusal: Refusal) -> None:
+        """The front has answered a request that never became one."""
+        self.metrics.front_refusals.labels(str(refusal.error.status)).inc()
+        self.log_writer.write(
+            {
+                "ts": round(self.world.now(), 3),
+                "level": "info",
+                "event": "refusal",
+                "request_id": refusal.request_id,
+                "status": refusal.error.status,
+                "message": refusal.error.message,
+                "client": str(refusal.client),
+            }
+        )
+
+    async def _build(self, settings: Settings) -> _Running:
+        assert self._keys is not None
+        upstreams = build_upstreams(settings.upstreams, self.world)
+        services = Services(
+            settings=settings,
+            world=self.world,
+            catalog=Catalog(settings),
+            keys=self._keys,
+            upstreams=upstreams,
+            breakers=Breakers(self.world),
+        )
+        chain = build_chain(settings.filters, services)
+        await chain.start()
+        edge = Edge(chain, self.world, self.log_writer, self.metrics, settings.server.trusted_proxies)
+        return _Running(services, chain, edge, ServicesCollector(services, self.log_writer))
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        if path.startswith(("/v1/", "/api/v1/")):
+            await self._serve(scope, receive, send)
+        elif path == "/metrics":
+            await _answer(send, 200, self.metrics.exposition(), CONTENT_TYPE)
+        elif path == "/health/live":
+            await _answer_json(send, 200, {"status": "ok"})
+        elif path == "/health/ready":
+            ready = self._ready()
+            await _answer_json(send, 200 if ready else 503, {"status": "ready" if ready else "not ready"})
+        elif path == "/health":
+            components = self._components()
+            well = all(component["status"] == "ok" for component in components.values())
+            await _answer_json(
+                send, 200 if well else 503, {"status": "ok" if well else "degraded", "components": components}
+            )
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        running = self._running
+        assert running is not None
+        running.requests += 1
+        try:
+            await running.edge(scope, receive, send)
+        finally:
+            running.requests -= 1
+            if running.retired and running.requests == 0:
+                closing = asyncio.create_task(running.close_if_done(), name="closing an old configuration")
+                self._closings.add(closing)
+                closing.add_done_callback(self._closings.discard)
+
+    def _ready(self) -> bool:
+        return not self.draining and self._keys is not None and self._keys.lag_s < _STALE_KEYS_S
+
+    def _components(self) -> Mapping[str, dict[str, Any]]:
+        assert self._keys is not None
+        assert self._running is not None
+        store_ok = self._keys.lag_s < _STALE_KEYS_S
+        components: dict[str, dict[str, Any]] = {
+            "store": {"status": "ok" if store_ok else "unreachable", "lag_s": round(self._keys.lag_s, 3)},
+            "serving": {"status": "draining" if self.draining else "ok"},
+        }
+        open_places = self._running.services.breakers.open()
+        for name, upstream in self._running.services.upstreams.items():
+            left_alone = [model for place, model in open_places if place == name]
+            gate = upstream.caller.gate
+            components[f"upstream:{name}"] = {
+                "status": "failing" if left_alone else "ok",
+                "models_left_alone": left_alone,
+                "calls_active": gate.active,
+                "calls_waiting": gate.waiting,
+            }
+        return components
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self.start()
+        except Exception as error:
+            log.error("cannot start: %s", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _answer_json(send: Send, status: int, body: Any) -> None:
+    await _answer(send, status, encode_json(body), "application/json")
+
+
+async def _answer(send: Send, status: int, body: bytes, content_type: str) -> None:
+    headers = [(b"content-type", content_type.encode()), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

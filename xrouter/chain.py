@@ -1,0 +1,58 @@
+"""The configured list of filters, built into the application that a request goes through.
+
+Two chains come from one list. `inference` has every filter and ends in dispatch; `query` has those that cover all endpoints
+(they say who is calling, and how often) and ends in the answers that need no upstream. A chain is immutable and is swapped
+whole: a request takes the current one once and keeps it to its end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xrouter.config.settings import FilterEntry
+from xrouter.dispatch import Dispatch
+from xrouter.filters.base import ASGIApp, Services
+from xrouter.queries import Queries
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    inference: ASGIApp
+    query: ASGIApp
+    filters: tuple[Any, ...]  # every filter object, outermost first: to be started and closed
+
+    async def start(self) -> None:
+        """Start the filters that have something to start. If one fails, those before it are closed again."""
+        started: list[Any] = []
+        try:
+            for step in self.filters:
+                if hasattr(step, "start"):
+                    await step.start()
+                started.append(step)
+        except BaseException:
+            await _close(started)
+            raise
+
+    async def aclose(self) -> None:
+        await _close(self.filters)
+
+
+def build_chain(entries: Sequence[FilterEntry], services: Services) -> Chain:
+    """Build both chains, innermost first. Their order was checked when the configuration was loaded."""
+    built: list[Any] = []
+
+    def wrap(app: ASGIApp, chosen: Sequence[FilterEntry]) -> ASGIApp:
+        for entry in reversed(chosen):
+            app = entry.filter(app, entry.config, services)
+            built.insert(0, app)
+        return app
+
+    inference = wrap(Dispatch(services), entries)
+    query = wrap(Queries(services), [entry for entry in entries if getattr(entry.filter, "covers", "") == "all"])
+    return Chain(inference, query, tuple(built))
+
+
+async def _close(steps: Sequence[Any]) -> None:
+    for step in reversed(steps):
+        if hasattr(step, "aclose"):
+            await step.aclose()

@@ -1,0 +1,33 @@
+"""`xrouter`: the commands. Each is a module of its own in xrouter/commands, imported when it is asked for."""
+
+import argparse
+import importlib
+import sys
+from typing import Final
+
+from xrouter import __version__
+
+_COMMANDS: Final = ("serve", "quickstart", "check", "keys", "credits", "db", "sandbox")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code is its own, 2 for a command line that cannot be read."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="xrouter", description="A self-hosted OpenRouter for Russian LLMs.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"xrouter {__version__}")
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for name in [wanted] if wanted in _COMMANDS else _COMMANDS:
+        importlib.import_module(f"xrouter.commands.{name}").add_parser(subparsers)
+    args = parser.parse_args(arguments)
+    try:
+        result: int = args.run(args)
+    except KeyboardInterrupt:
+        return 130
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The outermost frame: ids, the answer to every error, the headers of every response, one log line, the metrics.
+
+Nothing further in answers an error: filters and dispatch raise, and this turns it into the documented shape. Once a
+response has begun, dispatch has ended the stream properly; what is raised after that can only be logged.
+"""
+
+import ipaddress
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from xrouter import ids
+from xrouter.chain import Chain
+from xrouter.context import Endpoint, RequestContext
+from xrouter.endpoints import Router
+from xrouter.errors import InternalError, XRouterError
+from xrouter.filters.base import Message, Receive, Scope, Send
+from xrouter.filters.body import ClientLeft
+from xrouter.observe.logs import LogWriter
+from xrouter.observe.metrics import Metrics
+from xrouter.observe.request_log import request_record
+from xrouter.surfaces.sse_out import event
+from xrouter.world import World
+
+log = logging.getLogger("xrouter.edge")
+
+_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # what a client's own request id may look like to be kept
+_UNKNOWN: Final = Endpoint("unknown", "", inference=False)
+
+
+class Edge:
+    """Around one chain."""
+
+    def __init__(
+        self, chain: Chain, world: World, log_writer: LogWriter, metrics: Metrics, trusted_proxies: Sequence[str]
+    ) -> None:
+        self.chain = chain
+        self.world = world
+        self.log_writer = log_writer
+        self.metrics = metrics
+        self.router = Router()
+        self.trusted = tuple(ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ctx = self._context(scope)
+        scope["xrouter"] = ctx
+        response = _Response(ctx, self.world, send)
+        error: XRouterError | None = None
+        left = False
+        self.metrics.in_flight.inc()
+        try:
+            ctx.endpoint, ctx.path_args, ctx.openrouter = self.router.find(scope["path"], scope["method"])
+            chain = self.chain.inference if ctx.endpoint.inference else self.chain.query
+            await chain(scope, receive, response.send)
+        except XRouterError as raised:
+            error = raised
+        except ClientLeft:
+            left = True
+        except Exception:
+            # Whatever a filter does, its request gets an answer and the others go on (F38).
+            log.exception("request %s failed", ctx.request_id)
+            error = InternalError()
+        finally:
+            self.metrics.in_flight.dec()
+            try:
+                if error is not None:
+                    await response.fail(error)
+            finally:
+                self._finished(ctx, response, error, left)
+
+    def _context(self, scope: Scope) -> RequestContext:
+        request_id, session_id = "", None
+        forwarded: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                request_id = value.decode("latin-1")
+            elif name == b"x-session-id":
+                session_id = value.decode("latin-1")[:256]
+            elif name == b"x-forwarded-for":
+                forwarded = value
+        world = self.world
+        return RequestContext(
+            request_id=request_id if _ID.fullmatch(request_id) else ids.uuid4(world),
+            generation_id=ids.generation_id(world),
+            endpoint=_UNKNOWN,
+            started=world.monotonic(),
+            started_at=world.now(),
+            client_ip=self._client_ip(scope, forwarded),
+            session_id=session_id,
+        )
+
+    def _client_ip(self, scope: Scope, forwarded: bytes | None) -> str:
+        """The address of the client: the last one that a trusted proxy did not add itself."""
+        client = scope.get("client")
+        address: str = client[0] if client else ""
+        if forwarded is None or not self.trusted:
+            return address
+        for hop in reversed(forwarded.decode("latin-1").split(",")):
+            if not self._is_trusted(address):
+                break
+            address = hop.strip()
+        return address
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self.trusted)
+
+    def _finished(self, ctx: RequestContext, response: "_Response", error: XRouterError | None, left: bool) -> None:
+        outcome = ctx.outcome if ctx.provided("outcome") else None
+        if outcome is not None and outcome.end == "client_abort":
+            left = True
+        status = 499 if left else response.status or 500
+        seconds = self.world.monotonic() - ctx.started
+        error = error or (outcome.error if outcome else None)
+        self.metrics.finished(ctx, status, seconds, response.overhead_s, error)
+        self.log_writer.write(request_record(ctx, status, seconds, response.overhead_s, error))
+
+
+class _Response:
+    """What has been sent of one response."""
+
+    def __init__(self, ctx: RequestContext, world: World, send: Send) -> None:
+        self._ctx = ctx
+        self._world = world
+        self._send = send
+        self.status = 0
+        self.overhead_s: float | None = None
+        self._ended = False
+        self._streams = False
+
+    async def send(self, message: Message) -> None:
+        """The chain's `send`: every response leaves with the ids and what filters have added."""
+        if message["type"] == "http.response.start":
+            self._begin(message["status"], message.setdefault("headers", []))
+        elif not message.get("more_body", False):
+            self._ended = True
+        await self._send(message)
+
+    async def fail(self, error: XRouterError) -> None:
+        """Answer `error`; if a response has begun, end it, with an event where it is a stream."""
+        if self._ended:
+            return
+        body = error.encoded()
+        if self.status:
+            last = event(body) if self._streams else b""
+            await self.send({"type": "http.response.body", "body": last, "more_body": False})
+            return
+        headers: list[tuple[bytes, bytes]] = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+        ]
+        if error.retry_after_s is not None:
+            headers.append((b"retry-after", b"%d" % max(1, -(-error.retry_after_s // 1))))
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _begin(self, status: int, headers: Any) -> None:
+        ctx = self._ctx
+        self.status = status
+        self._streams = any(name == b"content-type" and value.startswith(b"text/event") for name, value in headers)
+        self.overhead_s = max(0.0, self._world.monotonic() - ctx.started - ctx.upstream_s)
+        headers.append((b"x-request-id", ctx.request_id.encode()))
+        if ctx.endpoint.inference:
+            headers.append((b"x-generation-id", ctx.generation_id.encode()))
+            headers.append((b"x-xrouter-overhead-ms", b"%.3f" % (self.overhead_s * 1000)))
+        headers.extend(ctx.response_headers)

@@ -1,0 +1,60 @@
+"""Comments that keep a quiet stream open: proxies and clients give up on a connection that says nothing for a while.
+
+One timer a stream, re-armed when it fires and not with every chunk: sending only notes the time.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from xrouter.surfaces.sse_out import KEEP_ALIVE
+
+INTERVAL_S: Final = 10.0
+
+
+class KeepAlive:
+    """Sends a comment through `send` whenever nothing was sent for `INTERVAL_S`, until `stop()`.
+
+    Around anything else that is sent stand `pause()`, which waits for a comment under way, and `resume()`.
+    """
+
+    def __init__(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        self._send = send
+        self._loop = asyncio.get_running_loop()
+        self._sent_at = self._loop.time()
+        self._busy = False
+        self._comment: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(INTERVAL_S, self._fire)
+
+    async def pause(self) -> None:
+        self._busy = True
+        if self._comment is not None:
+            await self._comment
+
+    def resume(self) -> None:
+        self._busy = False
+        self._sent_at = self._loop.time()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._comment is not None:
+            self._comment.cancel()
+
+    def _fire(self) -> None:
+        quiet_s = self._loop.time() - self._sent_at
+        wait_s = INTERVAL_S
+        if not self._busy and self._comment is None:
+            if quiet_s >= INTERVAL_S * 0.99:
+                self._comment = asyncio.create_task(self._say(), name="keep-alive comment")
+            else:
+                wait_s = INTERVAL_S - quiet_s
+        self._timer = self._loop.call_later(wait_s, self._fire)
+
+    async def _say(self) -> None:
+        try:
+            await self._send(KEEP_ALIVE)
+        finally:
+            self._comment = None
+            self._sent_at = self._loop.time()

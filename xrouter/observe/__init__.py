@@ -1,0 +1,1 @@
+"""What is seen from outside: one log line a request, metrics, health."""
