@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xrouter.sandbox import tokens
@@ -26,12 +26,14 @@ def ask(question: str, *more: Turn, **prompt: Any) -> str:
 
 
 @given(TEXT)
+@settings(deadline=None)
 def test_tokens_of_a_text_join_to_it(text: str) -> None:
     assert "".join(tokens.split(text)) == text
     assert tokens.count(text) == len(tokens.split(text))
 
 
 @given(TEXT)
+@settings(deadline=None)
 def test_token_ids_leave_room_for_the_marks(text: str) -> None:
     assert all(tokens.token_id(token) >= 3 for token in tokens.split(text))
 
@@ -122,6 +124,7 @@ SCHEMAS = st.recursive(
 
 
 @given(SCHEMAS, st.text(max_size=40))
+@settings(deadline=None)
 def test_an_example_is_valid_for_any_schema(schema: dict[str, Any], question: str) -> None:
     jsonschema.validate(example(schema, question), schema)
 
@@ -184,6 +187,7 @@ def test_the_function_that_the_question_is_about() -> None:
 
 
 @given(st.text(max_size=80), st.integers(1, 30), st.booleans())
+@settings(deadline=None)
 def test_max_tokens_holds_for_any_question(question: str, limit: int, reasoning: bool) -> None:
     prompt = Prompt([Turn("user", question)], max_tokens=limit, reasoning=reasoning)
     generation = generate(prompt, NO_SCENARIO)
@@ -193,6 +197,7 @@ def test_max_tokens_holds_for_any_question(question: str, limit: int, reasoning:
 
 
 @given(st.integers(1, 50))
+@settings(deadline=None)
 def test_grouped_tokens_join_to_the_text(size: int) -> None:
     pieces = generate(Prompt([Turn("user", "Как выучить Go?")]), Scenario(long=100)).pieces
     assert len(pieces) == 100

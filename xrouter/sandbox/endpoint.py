@@ -44,7 +44,6 @@ class Incoming:
     method: str
     path: str  # without the provider's prefix
     params: dict[str, str]
-    query: bytes
     headers: dict[str, str]
     body: bytes
     scenario: Scenario
@@ -91,7 +90,6 @@ class Endpoint:
                         scope["method"],
                         path,
                         scope.get("path_params", {}),
-                        scope["query_string"],
                         headers,
                         body,
                         scenario,

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from xrouter.sandbox.gigachat_dialect import INVALID_JSON, NO_SUCH_MODEL, invalid, refuse
 from xrouter.sandbox.gigachat_models import MODELS, Model
+from xrouter.sandbox.schema_check import problem_of
 from xrouter.sandbox.state import SandboxState
 from xrouter.wire import decode_json
 
@@ -16,6 +17,7 @@ _BAD_NAMES = (
     "Invalid function names. Only Latin letters (A-Z or a-z), underscore (_), hyphen (-), dot (.) and digits "
     "(not leading) are allowed.: [{}]"
 )
+_DEEPEST_SCHEMA = 64
 _SCHEMA_FORMATS = {"date", "date-time", "time"}
 
 
@@ -80,14 +82,14 @@ class ChatRequest(Struct):
     function_ranker: dict[str, Any] | None = None
 
 
-_loose = msgspec.json.Decoder(ChatRequest)
+_decoder = msgspec.json.Decoder(ChatRequest)
 _FIELDS = frozenset(ChatRequest.__struct_fields__)
 
 
 def read_chat(state: SandboxState, body: bytes) -> tuple[ChatRequest, Model]:
     """The request and its model. Raises Refusal with the provider's text for what it does not accept."""
     try:
-        request = _loose.decode(body)
+        request = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise refuse(400, INVALID_JSON) from None
     if state.config.refuse_unknown_fields:
@@ -132,6 +134,8 @@ def _check_functions(state: SandboxState, request: ChatRequest) -> None:
         raise invalid("function names must be unique")
     for each in functions:
         if each.parameters:
+            if problem := problem_of(each.parameters):
+                raise invalid(f"parameters of function {each.name} are no JSON schema: {problem}")
             if each.parameters.get("type", "object") != "object":
                 raise invalid(f"parameters of function {each.name} must be an object")
             _check_schema(each.parameters, each.name)
@@ -143,13 +147,12 @@ def _check_functions(state: SandboxState, request: ChatRequest) -> None:
         raise invalid(f"functions may be used only when the last message has role {' or '.join(allowed)}")
 
 
-def _check_schema(schema: Any, name: str) -> None:
+def _check_schema(schema: Any, name: str, depth: int = 0) -> None:
     """What the official proxy removes before it sends: each of these is a 422."""
-    if isinstance(schema, list):
-        for each in schema:
-            _check_schema(each, name)
     if not isinstance(schema, dict):
         return
+    if depth > _DEEPEST_SCHEMA:
+        raise invalid(f"too many levels in parameters of function {name}")
     for keyword in ("$ref", "$defs", "definitions", "anyOf", "oneOf", "allOf"):
         if keyword in schema:
             raise invalid(f"{keyword} is not supported in parameters of function {name}")
@@ -165,8 +168,8 @@ def _check_schema(schema: Any, name: str) -> None:
     if schema.get("format") is not None and schema["format"] not in _SCHEMA_FORMATS:
         raise invalid(f"unknown format {schema['format']} in parameters of function {name}")
     for each in (schema.get("properties") or {}).values():
-        _check_schema(each, name)
-    _check_schema(schema.get("items"), name)
+        _check_schema(each, name, depth + 1)
+    _check_schema(schema.get("items"), name, depth + 1)
 
 
 def _check_history(request: ChatRequest) -> None:
@@ -218,5 +221,7 @@ def _check_response_format(wanted: ResponseFormat | None) -> None:
         raise refuse(400, f'Unknown type "{wanted.type}" in response_format')
     if not wanted.schema:
         raise refuse(400, "Empty schema with json format type is not supported")
+    if problem := problem_of(wanted.schema):
+        raise invalid(f"response_format holds no JSON schema: {problem}")
     if wanted.strict and not wanted.schema.get("required"):
         raise invalid("strict json schema must have required")

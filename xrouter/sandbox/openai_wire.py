@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from xrouter.sandbox.openai_dialect import refuse
+from xrouter.sandbox.schema_check import problem_of
 from xrouter.wire import decode_json
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -234,20 +235,36 @@ def _check_options(request: ChatRequest) -> None:
         for name in ("tool_choice", "parallel_tool_calls"):
             if getattr(request, name) is not None:
                 raise refuse(400, f"'{name}' is only allowed when 'tools' are specified.", name)
+    _check_functions(request)
+    if request.response_format is not None:
+        _check_response_format(request.response_format, request.messages)
+
+
+def _check_functions(request: ChatRequest) -> None:
     if request.tools is not None and request.functions is not None:
         raise refuse(400, "'functions' and 'tools' may not be given together.", "functions")
-    names = {tool.function.name for tool in request.tools or ()}
+    specs = {f"tools[{index}].function": tool.function for index, tool in enumerate(request.tools or ())}
+    specs |= {f"functions[{index}]": spec for index, spec in enumerate(request.functions or ())}
+    for where, spec in specs.items():
+        if problem := problem_of(spec.parameters or {}):
+            text = f"Invalid schema for function '{spec.name}': {problem}"
+            raise refuse(400, text, f"{where}.parameters", "invalid_function_parameters")
+    names = {spec.name for spec in specs.values()}
     choice = request.tool_choice
-    named = choice.function if isinstance(choice, ToolChoice) else None
-    if isinstance(choice, ToolChoice) and choice.type == "function" and (named is None or named.name not in names):
+    named = choice.function if isinstance(choice, ToolChoice) else request.function_call
+    missing = isinstance(choice, ToolChoice) and choice.type == "function" and named is None
+    if missing or (isinstance(named, NamedFunction) and named.name not in names):
         raise refuse(400, "Tool choice names a function that is not among 'tools'.", "tool_choice")
-    wanted = request.response_format
-    if wanted is None:
-        return
-    if wanted.type == "json_schema" and (wanted.json_schema is None or wanted.json_schema.schema is None):
+
+
+def _check_response_format(wanted: ResponseFormat, messages: list[Message]) -> None:
+    schema = wanted.json_schema
+    if wanted.type == "json_schema" and (schema is None or schema.schema is None):
         name = "response_format.json_schema"
         raise refuse(400, f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
-    if wanted.type == "json_object" and not any("json" in each.text().lower() for each in request.messages):
+    if schema is not None and (problem := problem_of(schema.schema or {})):
+        raise refuse(400, f"Invalid schema for response_format '{schema.name}': {problem}", "response_format")
+    if wanted.type == "json_object" and not any("json" in each.text().lower() for each in messages):
         text = "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
         raise refuse(400, text, "messages")
 

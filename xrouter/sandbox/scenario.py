@@ -33,7 +33,6 @@ _BARE: dict[str, str] = {  # what a name without `=value` means, where that is n
     "split": "byte",
     "stream_error": "2",
     "content_type": "text/html",
-    "finish": "stop",
 }
 
 

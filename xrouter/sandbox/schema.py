@@ -1,7 +1,8 @@
 """A value that is valid for a JSON schema and plausible for a question: function arguments and structured output.
 
-Covered: what clients generate from their types (pydantic, zod, dataclasses), `$ref` into the same document included. What a
-schema demands by `pattern`, `not`, `if` or `uniqueItems` beyond the listed samples is not searched for.
+The schema has passed `schema_check`. Covered: what clients generate from their types (pydantic, zod, dataclasses), `$ref`
+into the same document included. What a schema demands by `pattern`, `not`, `if` or `uniqueItems` beyond the listed samples
+is not searched for.
 """
 
 import contextlib
@@ -12,6 +13,8 @@ from typing import Any
 Schema = dict[str, Any]
 
 _DEPTH = 8
+_MOST_VALUES = 10_000  # a schema may branch without end; what would come after these is null
+_LARGEST_NUMBER = 1e15
 _NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?")
 _CAPITALISED = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-ZА-ЯЁ][a-zа-яё]+(?:-[A-ZА-ЯЁ][a-zа-яё]+)?")
 _QUOTED = re.compile(r"[«\"“]([^»\"”]{1,200})[»\"”]")
@@ -82,11 +85,15 @@ class SchemaExample:
         self._question = question
         self._english = not re.search("[А-Яа-яЁё]", question)
         self._numbers = _NUMBER.findall(question)
+        self._values_left = _MOST_VALUES
 
     def value(self) -> Any:
         return self._of(self._root, "", 0)
 
     def _of(self, schema: Any, name: str, depth: int) -> Any:
+        self._values_left -= 1
+        if self._values_left < 0:
+            return None
         if not isinstance(schema, dict):  # `true` allows anything
             return {}
         schema = self._resolved(schema, depth)
@@ -216,11 +223,12 @@ class SchemaExample:
 
     def _number(self, schema: Schema, name: str, depth: int, step: float = 0) -> float:
         least, most = schema.get("minimum"), schema.get("maximum")
-        if isinstance(above := schema.get("exclusiveMinimum"), int | float) and not isinstance(above, bool):
+        if isinstance(above := schema.get("exclusiveMinimum"), int | float):
             least = max(above + (step or 0.5), least if least is not None else above)
-        if isinstance(below := schema.get("exclusiveMaximum"), int | float) and not isinstance(below, bool):
+        if isinstance(below := schema.get("exclusiveMaximum"), int | float):
             most = min(below - (step or 0.5), most if most is not None else below)
         value: float = float(self._numbers[0].replace(",", ".")) if self._numbers else 1
+        value = min(max(value, -_LARGEST_NUMBER), _LARGEST_NUMBER)
         if step:
             value = int(value)
         if least is not None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from xrouter.sandbox.schema_check import problem_of
 from xrouter.sandbox.state import SandboxState
 from xrouter.sandbox.yandex_dialect import INVALID_ARGUMENT, NOT_FOUND, YandexDialect
 from xrouter.sandbox.yandex_models import Addressed, resolve
@@ -103,6 +104,11 @@ def read_completion(state: SandboxState, body: bytes, dialect: YandexDialect) ->
         raise dialect.refuse(NOT_FOUND, "Failed to get model")
     _check_options(request, addressed, dialect)
     _check_messages(request.messages, dialect)
+    schemas = [each.function.parameters for each in request.tools or ()]
+    schemas += [request.json_schema.schema] if request.json_schema else []
+    for schema in schemas:
+        if problem := problem_of(schema or {}):
+            raise dialect.refuse(INVALID_ARGUMENT, f"invalid json schema: {problem}")
     names = {each.function.name for each in request.tools or ()}
     chosen = request.tool_choice
     if chosen and chosen.function_name and chosen.function_name not in names:
