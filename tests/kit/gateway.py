@@ -1,0 +1,119 @@
+"""The whole gateway on a real socket, configured by YAML as an operator would, with a key: what a client sees.
+
+    with running_gateway(CHAIN + models, sandbox.environ, tmp_path) as gateway:
+        httpx2.post(gateway.url + "/v1/chat/completions", headers=gateway.auth, json=…)
+"""
+
+import asyncio
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from xrouter.app import Gateway
+from xrouter.auth.issue import issue
+from xrouter.config.load import load
+from xrouter.config.settings import Server
+from xrouter.front.threaded import ThreadedServer
+from xrouter.observe.logs import LogWriter
+from xrouter.store.key import NewKey
+from xrouter.store.keys import KeyStore
+from xrouter.store.migrate import open_store
+from xrouter.wire import decode_json
+from xrouter.world import RealWorld, World
+
+CHAIN = """
+filters:
+  - auth: {}
+  - body: {max_bytes: 20MB}
+  - routing: {retries: 2, fallback: true}
+  - token_count: {}
+"""
+
+
+class LogLines(io.RawIOBase):
+    """Collects what the gateway logs."""
+
+    def __init__(self) -> None:
+        self.text = b""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.text += bytes(data)
+        return len(data)
+
+    def records(self) -> list[dict[str, Any]]:
+        return [decode_json(line) for line in self.text.splitlines()]
+
+    def requests(self) -> list[dict[str, Any]]:
+        """One record per request that has ended."""
+        return [record for record in self.records() if record.get("event") == "request"]
+
+
+@dataclass(frozen=True)
+class RunningGateway:
+    url: str
+    key: str
+    app: Gateway
+    server: ThreadedServer
+    log: LogLines
+    store: str
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI client is pointed at."""
+        return self.url + "/v1"
+
+    @property
+    def auth(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def call(self, coroutine: Any) -> Any:
+        """Run a coroutine on the gateway's own event loop and wait for its result."""
+        loop = self.server.server._loop
+        assert loop is not None
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
+
+
+def new_key(store: str, **fields: Any) -> str:
+    """A key in the database `store`, made as `xrouter keys create` makes it. Returns the secret."""
+
+    async def make() -> str:
+        engine = await open_store(store)
+        try:
+            issued = await issue(KeyStore(engine, RealWorld()), NewKey(**{"name": "test", "account": "tests", **fields}))
+            return issued.secret.reveal()
+        finally:
+            await engine.dispose()
+
+    return asyncio.run(make())
+
+
+@contextmanager
+def running_gateway(
+    yaml: str,
+    environ: Mapping[str, str],
+    folder: Path,
+    *,
+    world: World | None = None,
+    server: Mapping[str, Any] | None = None,
+    key: Mapping[str, Any] | None = None,
+) -> Iterator[RunningGateway]:
+    """Serve the configuration `yaml` from `folder`; `key` are the fields of the first key (NewKey)."""
+    store = f"sqlite:///{folder / 'gateway.db'}"
+    config = folder / "xrouter.yaml"
+    config.write_text(yaml if "store:" in yaml else f"store: {store}\n{yaml}")
+    settings = load(config, environ)
+    settings = replace(settings, server=replace(settings.server, port=0, drain_s=2.0, **(server or {})))
+    secret = new_key(settings.store, **(key or {}))
+    lines = LogLines()
+    writer = LogWriter(lines)  # type: ignore[arg-type]  # all that is written to is write and flush
+    app = Gateway(settings, world=world, log_writer=writer)
+    assert isinstance(settings.server, Server)
+    with ThreadedServer(app, settings.server, lifespan="on", on_refusal=app.refused) as running:
+        yield RunningGateway(running.url, secret, app, running, lines, settings.store)
+    writer.close()
