@@ -86,7 +86,7 @@ models
     price: free
 
 tiers
-  free: {requests: [20/minute], tokens: [], concurrency: 5}"""
+  free: {requests: [20/minute], tokens: [], concurrency: 5, strategy: sliding_window}"""
 
 
 def test_description(load_text):

@@ -10,6 +10,9 @@ from typing import Any, Literal
 
 from xrouter.secret import Secret
 
+Strategy = Literal["fixed_window", "sliding_window", "token_bucket"]
+"""How a limit counts; xrouter.limits.windows says what each means."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
@@ -112,6 +115,7 @@ class Tier:
     requests: tuple[str, ...] = ()  # "20/minute", as the limits package writes them
     tokens: tuple[str, ...] = ()
     concurrency: int | None = None
+    strategy: Strategy = "sliding_window"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,14 @@ from typing import Any, ClassVar
 from xrouter import tokens
 from xrouter.context import Estimate, context
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send
+from xrouter.limits.admission import reserve
 
 
 class TokenCount:
-    """Provide `estimate`: input tokens by the local counter, and the bound on output that the client set."""
+    """Provide `estimate`: input tokens by the local counter, and the bound on output that the client set.
+
+    Limits that go by tokens can be taken from now on, so `rate_limit`, if it is in the chain, is asked here.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"call"})
     provides: ClassVar[frozenset[str]] = frozenset({"estimate"})
@@ -25,4 +29,5 @@ class TokenCount:
         ctx = context(scope)
         call = ctx.call
         ctx.estimate = Estimate(tokens.count_call(call), call.request.output_cap(), tokens.count)
+        await reserve(ctx)
         await self.app(scope, receive, send)

@@ -1,0 +1,50 @@
+"""At most so many requests, tokens, credits and simultaneous requests."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from xrouter.context import context
+from xrouter.filters.base import ASGIApp, Receive, Scope, Send
+from xrouter.limits.admission import Admission
+from xrouter.limits.limiter import Limiter, OnStoreFailure
+from xrouter.limits.rules import LimitSettings, Rules
+
+
+class RateLimit:
+    """Admit a request if all limits of its caller have room for it. Refuse it with 429, naming the limit, otherwise.
+
+    The limits are those of the key's tier and those of `limits`. When and how each is taken: xrouter.limits.admission.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"principal"})
+    provides: ClassVar[frozenset[str]] = frozenset()
+
+    @dataclass(frozen=True, slots=True)
+    class Config:
+        on_store_failure: OnStoreFailure = "local_share"
+        limits: tuple[LimitSettings, ...] = ()
+        assumed_output_tokens: int = 500  # reserved for an answer without max_tokens
+
+        def __post_init__(self) -> None:
+            if self.assumed_output_tokens < 0:
+                raise ValueError("assumed_output_tokens is not negative")
+            Rules({}, self.limits)  # its ValueError is a problem of this entry
+
+    def __init__(self, app: ASGIApp, config: Config, services: Any) -> None:
+        settings = services.settings
+        self.app, self.config, self.catalog = app, config, services.catalog
+        self.rules = Rules(settings.tiers, config.limits)
+        if self.rules.need_estimate and not any("estimate" in entry.filter.provides for entry in settings.filters):
+            raise ValueError("rate_limit has limits of tokens, models or users; they need the filter token_count")
+        self.limiter = Limiter(services.limits, config.on_store_failure, settings.server.workers, services.world)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        ctx = context(scope)
+        admission = Admission(ctx, self.rules, self.limiter, self.catalog, self.config.assumed_output_tokens)
+        await admission.enter()
+        try:
+            if ctx.provided("estimate"):  # token_count stands above, so it could not ask
+                await admission.reserve()
+            await self.app(scope, receive, send)
+        finally:
+            admission.finish()

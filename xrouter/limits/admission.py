@@ -1,0 +1,162 @@
+"""One request's way through its limits: taken when it comes and when it is counted, corrected when it ends.
+
+At the filter's turn the body is not read yet, so the model, the user and the tokens are not known. Refusing a client that is
+over its limit must cost no body; and yet all limits are to be taken together or not at all. So an admission has two steps,
+each one call of the store, which is one atomic script in Redis:
+
+1. `enter`, before the body is read, takes requests and concurrency of the key, account, address and tier. A limit of tokens
+   that is spent refuses here already, which takes nothing of it.
+2. `reserve`, called by `token_count`, takes everything else: tokens by estimate, and what goes by model or user. If it
+   refuses, the same script gives back what step 1 took. It asks the store nothing if there is nothing left to take.
+
+No counter ever exceeds its limit by this, and a refused request leaves none of them changed. The price is that a request
+which step 2 will refuse fills a place for the time between: another one may then be refused a place that a moment later is
+free. It errs on the side of the limit.
+
+Tokens of an answer cannot be known: what is reserved is the client's own bound, or a modest assumption, and what was really
+used replaces it when the request ends. An answer longer than reserved leaves its limit overdrawn, which later requests wait
+for.
+"""
+
+from typing import Final
+
+from xrouter.catalog import Catalog
+from xrouter.context import ContractError, RequestContext
+from xrouter.events import Usage
+from xrouter.limits.credits import dearest, from_nano
+from xrouter.limits.headers import Standing, refusal, replace_headers, worst_refusal
+from xrouter.limits.limit import Claim, Kind, Limit
+from xrouter.limits.limiter import Answer, Limiter, Taken
+from xrouter.limits.rules import Rules
+from xrouter.limits.subject import models, state_key
+
+_ADMISSION: Final = object()  # where the admission is in ctx.stash
+
+
+class Admission:
+    """Made for one request, by the filter `rate_limit`."""
+
+    __slots__ = (
+        "_assumed_output",
+        "_catalog",
+        "_ctx",
+        "_limiter",
+        "_rules",
+        "_standings",
+        "_taken",
+        "_tier",
+        "_tier_rules",
+    )
+
+    def __init__(
+        self, ctx: RequestContext, rules: Rules, limiter: Limiter, catalog: Catalog, assumed_output_tokens: int
+    ) -> None:
+        if _ADMISSION in ctx.stash:
+            raise ContractError("rate_limit is in the chain twice")
+        ctx.stash[_ADMISSION] = self
+        self._ctx, self._rules, self._limiter, self._catalog = ctx, rules, limiter, catalog
+        self._assumed_output = assumed_output_tokens
+        self._tier = rules.tier(ctx.principal.tier)
+        self._tier_rules = rules.of(ctx.principal.tier)
+        self._taken: list[Taken] = []
+        self._standings: list[Standing] = []
+
+    async def enter(self) -> None:
+        """Step 1. Raises RateLimited and StoreUnavailable."""
+        early = [self._claim(limit, 1) for limit in self._tier_rules.early]
+        await self._admit(early + [self._claim(limit, 0) for limit in self._tier_rules.exhausted])
+
+    async def reserve(self) -> None:
+        """Step 2. Raises RateLimited, after which nothing is taken any more, and StoreUnavailable."""
+        wanted = models(self._ctx)
+        limits = [limit for limit in self._tier_rules.late if self._rules.names(limit, wanted)]
+        await self._admit([self._claim(limit, self._amount(limit)) for limit in limits])
+
+    def finish(self) -> None:
+        """Put the real usage in the place of the reserved one, and end the concurrency leases. Never waits."""
+        for taken in self._taken:
+            delta = self._correction(taken.claim)
+            if delta:
+                taken.store.settle([taken.change(delta)])
+        self._taken = []
+
+    async def _admit(self, claims: list[Claim]) -> None:
+        if not claims:
+            return
+        # If this is cancelled the store gives back the claims and what was taken before, so neither is held here meanwhile.
+        before, self._taken = self._taken, []
+        answer = await self._store_answer(claims, before)
+        pairs = list(zip(answer.claims, answer.decision.states, strict=True))
+        if not answer.decision.admitted:
+            refused = worst_refusal(pairs)
+            replace_headers(self._ctx.response_headers, [*self._standings, *pairs], refused)
+            raise refusal(*refused)
+        self._taken = before + answer.taken()
+        told = {claim.key for claim in answer.claims}
+        self._standings = [standing for standing in self._standings if standing[0].key not in told] + pairs
+        replace_headers(self._ctx.response_headers, self._standings)
+
+    async def _store_answer(self, claims: list[Claim], before: list[Taken]) -> Answer:
+        try:
+            return await self._limiter.admit(self._ctx.generation_id, claims, before)
+        except Exception:
+            self._taken = before
+            raise
+
+    def _claim(self, limit: Limit, amount: int) -> Claim:
+        return Claim(limit, state_key(limit, self._ctx, self._tier), amount)
+
+    def _amount(self, limit: Limit) -> int:
+        """What the request takes of a limit in step 2.
+
+        The bound on an answer is cut to what the limit can ever give, or a generous `max_tokens` could never be served. The
+        prompt is not: one that is longer than the limit allows is refused.
+        """
+        if limit.kind in ("requests", "concurrency"):
+            return 1
+        estimate = self._ctx.estimate
+        cap = estimate.output_cap
+        choices = getattr(self._ctx.call.request, "n", None) or 1
+        output = self._assumed_output if cap is None else cap * choices
+        prompt = self._of(limit.kind, estimate.input_tokens, 0)
+        return max(prompt, min(self._of(limit.kind, estimate.input_tokens, output), limit.most))
+
+    def _of(self, kind: Kind, input_tokens: int, output_tokens: int) -> int:
+        match kind:
+            case "input_tokens":
+                return input_tokens
+            case "output_tokens":
+                return output_tokens
+            case "credits":
+                return dearest(self._catalog, models(self._ctx), input_tokens, output_tokens)
+            case _:
+                return input_tokens + output_tokens
+
+    def _correction(self, claim: Claim) -> int:
+        match claim.limit.kind:
+            case "requests":
+                return 0  # it was made, however it ended
+            case "concurrency":
+                return -1
+            case kind:
+                return self._used(kind) - claim.amount
+
+    def _used(self, kind: Kind) -> int:
+        """What was really used: nothing if the request ended before an upstream generated anything."""
+        ctx = self._ctx
+        usage: Usage | None = ctx.outcome.usage if ctx.provided("outcome") else None
+        if usage is None:
+            return 0
+        if kind == "credits" and ctx.provided("quote"):
+            return from_nano(ctx.quote.cost(usage))
+        return self._of(kind, usage.input_tokens, usage.output_tokens)
+
+
+async def reserve(ctx: RequestContext) -> None:
+    """The second step of the request's admission, if `rate_limit` is in the chain: for `token_count` to call.
+
+    Raises RateLimited and StoreUnavailable.
+    """
+    admission: Admission | None = ctx.stash.get(_ADMISSION)
+    if admission is not None:
+        await admission.reserve()

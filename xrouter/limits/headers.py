@@ -1,0 +1,94 @@
+"""How clients are told of their limits: response headers, and the error that names the limit."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from xrouter.errors import RateLimited
+from xrouter.limits.limit import MICRO, TOKEN_KINDS, Claim, Limit, State
+
+Header = tuple[bytes, bytes]
+Standing = tuple[Claim, State]
+
+_PREFIX: Final = b"x-ratelimit-"
+_SHADOW: Final = b"x-xrouter-shadow-limit"
+
+
+def seconds(microseconds: int) -> int:
+    """Rounded up: who waits so long comes neither too early nor a second too late."""
+    return -(-microseconds // MICRO)
+
+
+def replace_headers(headers: list[Header], standings: Sequence[Standing], refused: Standing | None = None) -> None:
+    """Put the limits' headers in the place of those that an earlier part of the admission left.
+
+    Of each kind the limit nearest to exhaustion is told. The headers without a suffix tell of the one that refused, else of
+    requests, else of tokens, so that they mean the same from one answer to the next.
+    """
+    headers[:] = [header for header in headers if not header[0].startswith((_PREFIX, _SHADOW))]
+    real = [standing for standing in standings if not standing[0].limit.shadow]
+    requests = _nearest([standing for standing in real if standing[0].limit.kind == "requests"])
+    tokens = _nearest([standing for standing in real if standing[0].limit.kind in TOKEN_KINDS])
+    for suffix, standing in ((b"", refused or requests or tokens), (b"-requests", requests), (b"-tokens", tokens)):
+        if standing is not None:
+            headers.extend(_three(suffix, *standing))
+    shadows = [claim.limit.name for claim, state in standings if claim.limit.shadow and not state.fits]
+    if shadows:
+        headers.append((_SHADOW, ", ".join(shadows).encode()))
+
+
+def _nearest(standings: Sequence[Standing]) -> Standing | None:
+    return min(standings, key=lambda standing: standing[1].remaining / standing[0].limit.most, default=None)
+
+
+def _three(suffix: bytes, claim: Claim, state: State) -> Iterator[Header]:
+    unit = _unit(claim.limit)
+    yield b"x-ratelimit-limit" + suffix, b"%d" % (claim.limit.amount // unit)
+    yield b"x-ratelimit-remaining" + suffix, b"%d" % (state.remaining // unit)
+    yield b"x-ratelimit-reset" + suffix, b"%d" % _reset_s(state)
+
+
+def _reset_s(state: State) -> int:
+    return seconds(max(state.reset_us, state.retry_us))
+
+
+def _unit(limit: Limit) -> int:
+    return MICRO if limit.kind == "credits" else 1
+
+
+def worst_refusal(standings: Sequence[Standing]) -> Standing:
+    """Of the limits that refuse, the one that has to be waited for longest; one that can never fit before all others."""
+    refusing = [standing for standing in standings if not standing[1].fits and not standing[0].limit.shadow]
+    return max(refusing, key=lambda standing: (standing[1].retry_us < 0, standing[1].retry_us))
+
+
+def refusal(claim: Claim, state: State) -> RateLimited:
+    """The error of a claim that did not fit."""
+    limit, unit = claim.limit, _unit(claim.limit)
+    allowed = f"{limit.amount // unit} {limit.kind.replace('_', ' ')}"
+    if limit.kind == "concurrency":
+        message = f"The limit {limit.name} is reached: {limit.amount} requests at a time"
+    elif state.retry_us < 0:
+        message = (
+            f"The request needs {-(-claim.amount // unit)} {limit.kind.replace('_', ' ')} at once, "
+            f"more than the limit {limit.name} ever allows: {limit.most // unit}"
+        )
+    else:
+        message = f"The limit {limit.name} is reached: {allowed} in {_duration(limit.window_s)}"
+    retry_s = seconds(state.retry_us) if state.retry_us >= 0 else limit.window_s
+    return RateLimited(
+        message,
+        retry_after_s=retry_s,
+        metadata={
+            "limit": limit.name,
+            "allowed": limit.amount // unit,
+            "remaining": state.remaining // unit,
+            "reset_s": _reset_s(state),
+        },
+    )
+
+
+def _duration(window_s: int) -> str:
+    for unit, size_s in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if window_s % size_s == 0:
+            return f"{window_s // size_s} {unit}{'s' if window_s > size_s else ''}"
+    return f"{window_s} second{'s' if window_s > 1 else ''}"

@@ -1,0 +1,126 @@
+"""What a limit is, what a request wants of it, and what came of that.
+
+Amounts are whole numbers: requests, tokens, simultaneous requests, or millionths of a credit. Times are whole microseconds,
+which stay exact in the doubles of Redis' Lua (until the year 2255).
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from xrouter.config.settings import Strategy
+
+Per = Literal["key", "account", "user", "model", "upstream", "ip", "tier"]
+"""Whose use is added up. `user` is the request's own field `user`, within the account that sends it."""
+
+Kind = Literal["requests", "tokens", "input_tokens", "output_tokens", "credits", "concurrency"]
+TOKEN_KINDS: Final[frozenset[Kind]] = frozenset({"tokens", "input_tokens", "output_tokens"})
+
+Mark = int | str
+"""Where in a limit's state something was taken: a window's start, the index of a slice of it, or a lease's id."""
+
+MICRO: Final = 1_000_000
+_WINDOW_S: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "month": 30 * 86400}
+_RATE: Final = re.compile(
+    r"([0-9]{1,15}) *(?:/| per ) *(?:([0-9]{1,9}) *)?(second|minute|hour|day|month)s?", re.IGNORECASE
+)
+_LONGEST_WINDOW_S: Final = 366 * 86400
+_LARGEST_AMOUNT: Final = 10**15  # far below 2**53, where doubles stop being exact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """At most `amount` of `kind` in any `window_s` seconds, or at any time if the kind is concurrency.
+
+    `burst`: for the token bucket, how much may be taken at once from a full bucket. A `shadow` limit is counted and
+    reported but refuses nothing. `models`: patterns; () is every model.
+    """
+
+    name: str
+    per: Per
+    kind: Kind
+    amount: int
+    window_s: int = 0
+    strategy: Strategy = "sliding_window"
+    burst: int = 0
+    shadow: bool = False
+    models: tuple[str, ...] = ()
+
+    @property
+    def window_us(self) -> int:
+        return self.window_s * MICRO
+
+    @property
+    def most(self) -> int:
+        """The most that can ever be taken at once."""
+        return self.burst if self.strategy == "token_bucket" and self.kind != "concurrency" else self.amount
+
+    def share(self, parts: int) -> "Limit":
+        """The same limit for one of `parts` processes that cannot count together; each is left at least 1."""
+        return replace(self, amount=max(1, self.amount // parts), burst=max(1, self.burst // parts))
+
+
+class Claim(Struct, frozen=True):
+    """What one request wants of one limit. `key`: the state's name in the store, for the subject that is meant.
+
+    An amount of 0 takes nothing and fits if at least 1 is left: so a spent limit of tokens refuses before they are counted.
+    """
+
+    limit: Limit
+    key: str
+    amount: int
+
+
+class State(Struct, frozen=True):
+    """Where a limit stands. After an admission what was taken is in it; after a refusal nothing has changed.
+
+    `fits`: whether the claim fits. `reset_us`: until all of it is free again. `retry_us`: until a claim that does not fit
+    would; -1 if it never can.
+    """
+
+    fits: bool
+    remaining: int
+    reset_us: int
+    retry_us: int
+    mark: Mark
+
+
+class Decision(Struct, frozen=True):
+    """One answer to all of a request's claims: `states` in their order. Shadow limits do not decide."""
+
+    admitted: bool
+    states: tuple[State, ...]
+
+
+class Change(Struct, frozen=True):
+    """A later change of what was taken: `delta` more, or less if negative. For a lease: -1 ends it, 0 renews it.
+
+    What was taken in a window that has passed is not changed: it counts no more.
+    """
+
+    limit: Limit
+    key: str
+    mark: Mark
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    amount: int
+    window_s: int
+
+
+def parse_rate(text: str) -> Rate:
+    """`20/minute`, `5 per 10 seconds`, as the `limits` package writes them. Raises ValueError with a message for people."""
+    match = _RATE.fullmatch(text.strip())
+    amount, multiple = (int(match[1]), int(match[2] or 1)) if match else (0, 0)
+    if match is None or amount == 0 or multiple == 0:
+        raise ValueError("a limit is written N/second, N/minute, N/hour, N/day or N/month, such as 5 per 2 hours")
+    window_s = multiple * _WINDOW_S[match[3].lower()]
+    if window_s > _LONGEST_WINDOW_S:
+        raise ValueError("a limit's window is at most a year")
+    if amount > _LARGEST_AMOUNT:
+        raise ValueError(f"a limit is at most {_LARGEST_AMOUNT}")
+    return Rate(amount, window_s)

@@ -1,0 +1,96 @@
+"""Limits counted in this process: exact for one worker, and each worker's share of a limit while Redis is away."""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec.structs import replace
+
+from xrouter.limits.limit import MICRO, Change, Claim, Decision, Limit, State
+from xrouter.limits.store import Counters
+from xrouter.limits.windows import Window, new_window
+from xrouter.world import World
+
+_MOST_WINDOWS: Final = 500_000  # some 150 MB; more subjects than that in their windows at once are an attack
+_LOOKED_AT: Final = 2  # per admission, so that all windows are looked at before as many new ones have come
+
+
+class MemoryStore:
+    """O(1) an admission. An expired window is dropped within as many admissions as there are windows; if there are too
+    many, the one that was looked at longest ago goes.
+
+    Nothing here awaits, so nothing can come between the steps of one admission.
+    """
+
+    degraded: Final = False
+
+    def __init__(self, world: World, most_windows: int = _MOST_WINDOWS) -> None:
+        self.counters = Counters()
+        self._world = world
+        self._most = most_windows
+        self._windows: dict[str, tuple[Limit, Window]] = {}
+        self._watched: deque[str] = deque()  # the keys of all windows; the left end is looked at next
+
+    async def start(self) -> None:
+        """Nothing to open."""
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
+        now_us = self._now_us()
+        self._evict(now_us)
+        windows = [self._window(claim) for claim in claims]
+        states = [
+            window.state(claim.limit, claim.amount, now_us) for claim, window in zip(claims, windows, strict=True)
+        ]
+        if not all(state.fits or claim.limit.shadow for claim, state in zip(claims, states, strict=True)):
+            self._apply(otherwise, now_us)
+            return Decision(False, tuple(states))
+        taken = [
+            self._take(lease, claim, window, state, now_us)
+            for claim, window, state in zip(claims, windows, states, strict=True)
+        ]
+        return Decision(True, tuple(taken))
+
+    def _take(self, lease: str, claim: Claim, window: Window, before: State, now_us: int) -> State:
+        if not before.fits or not claim.amount:
+            return before
+        window.take(claim.limit, claim.amount, now_us, lease)
+        after = window.state(claim.limit, 0, now_us)
+        mark = lease if claim.limit.kind == "concurrency" else after.mark
+        return replace(after, fits=True, retry_us=0, mark=mark)
+
+    def settle(self, changes: Sequence[Change]) -> None:
+        self._apply(changes, self._now_us())
+
+    def _apply(self, changes: Sequence[Change], now_us: int) -> None:
+        for change in changes:
+            if found := self._windows.get(change.key):
+                found[1].change(change.limit, change.mark, change.delta, now_us)
+
+    def _window(self, claim: Claim) -> Window:
+        found = self._windows.get(claim.key)
+        if found is None:
+            found = claim.limit, new_window(claim.limit)
+            self._windows[claim.key] = found
+            self._watched.append(claim.key)
+        return found[1]
+
+    def _evict(self, now_us: int) -> None:
+        watched, windows = self._watched, self._windows
+        for _ in range(min(_LOOKED_AT, len(watched))):
+            key = watched.popleft()
+            limit, window = windows[key]
+            if window.ends_us(limit) <= now_us:
+                del windows[key]
+            else:
+                watched.append(key)
+        while len(windows) > self._most:
+            del windows[watched.popleft()]
+
+    def _now_us(self) -> int:
+        return int(self._world.monotonic() * MICRO)

@@ -1,0 +1,182 @@
+"""The arithmetic of one limit's state, in memory. `limits.lua` does the same in Redis; one contract suite holds both.
+
+All of them are exact and take O(1) on average. `used` may exceed the limit: a correction with the real usage is a fact, and
+what is over is waited for.
+"""
+
+from collections import deque
+from typing import Final
+
+from xrouter.limits.limit import Limit, Mark, State
+
+SLICES: Final = 60  # of a sliding window
+SLOT_RETRY_US: Final = 1_000_000  # when a place of a full concurrency limit comes free is not known
+
+
+class FixedWindow:
+    """Begins with its first use, and ends `window_s` later for all that was used in it."""
+
+    __slots__ = ("start_us", "used")
+
+    def __init__(self) -> None:
+        self.start_us = 0
+        self.used = 0
+
+    def state(self, limit: Limit, amount: int, now_us: int) -> State:
+        live = now_us < self.start_us + limit.window_us
+        used = self.used if live else 0
+        reset_us = self.start_us + limit.window_us - now_us if used else 0
+        fits = used + max(amount, 1) <= limit.amount
+        retry_us = 0 if fits else reset_us if amount <= limit.amount else -1
+        return State(fits, max(0, limit.amount - used), reset_us, retry_us, self.start_us)
+
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+        if now_us >= self.start_us + limit.window_us or not self.used:
+            self.start_us, self.used = now_us, 0
+        self.used += amount
+
+    def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
+        if mark == self.start_us and now_us < self.start_us + limit.window_us:
+            self.used = max(0, self.used + delta)
+
+    def ends_us(self, limit: Limit) -> int:
+        return self.start_us + limit.window_us
+
+
+class SlidingWindow:
+    """In any `window_s` seconds, wherever they begin, at most the limit.
+
+    Uses are kept in slices of a 60th of the window. A slice leaves whole, one window after the last use in it: never too
+    early, and at most a 60th of the window later than each use alone would.
+    """
+
+    __slots__ = ("slices", "total")
+
+    def __init__(self) -> None:
+        self.slices: deque[list[int]] = deque()  # [index, used, time of the last use], oldest first
+        self.total = 0
+
+    def _expire(self, limit: Limit, now_us: int) -> None:
+        slices = self.slices
+        while slices and slices[0][2] + limit.window_us <= now_us:
+            self.total -= slices.popleft()[1]
+
+    def state(self, limit: Limit, amount: int, now_us: int) -> State:
+        self._expire(limit, now_us)
+        slices = self.slices
+        fits = self.total + max(amount, 1) <= limit.amount
+        reset_us = slices[-1][2] + limit.window_us - now_us if slices else 0
+        retry_us = 0 if fits else self._retry_us(limit, amount, now_us)
+        return State(fits, max(0, limit.amount - self.total), reset_us, retry_us, slices[-1][0] if slices else 0)
+
+    def _retry_us(self, limit: Limit, amount: int, now_us: int) -> int:
+        excess = self.total + max(amount, 1) - limit.amount
+        for _, used, last_us in self.slices:
+            excess -= used
+            if excess <= 0:
+                return last_us + limit.window_us - now_us
+        return -1
+
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+        if not amount:
+            return
+        index = now_us * SLICES // limit.window_us
+        if self.slices and self.slices[-1][0] == index:
+            self.slices[-1][1] += amount
+            self.slices[-1][2] = now_us
+        else:
+            self.slices.append([index, amount, now_us])
+        self.total += amount
+
+    def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
+        self._expire(limit, now_us)
+        for piece in reversed(self.slices):  # a correction is mostly of one of the newest
+            if piece[0] == mark:
+                changed = max(0, piece[1] + delta)
+                self.total += changed - piece[1]
+                piece[1] = changed
+                if not changed:
+                    self.slices.remove(piece)
+                return
+
+    def ends_us(self, limit: Limit) -> int:
+        return self.slices[-1][2] + limit.window_us if self.slices else 0
+
+
+class TokenBucket:
+    """Refills evenly, `amount` in `window_s`, up to `burst`.
+
+    Kept as one time, that at which it will be full (the "theoretical arrival time" of the generic cell rate algorithm, ITU-T
+    I.371): taking moves it on by what the taken amount needs to refill.
+    """
+
+    __slots__ = ("full_us",)
+
+    def __init__(self) -> None:
+        self.full_us = 0
+
+    def state(self, limit: Limit, amount: int, now_us: int) -> State:
+        behind_us = max(0, self.full_us - now_us)
+        room_us = _refill_us(limit, limit.burst) - behind_us
+        need_us = _refill_us(limit, max(amount, 1))
+        fits = need_us <= room_us
+        retry_us = 0 if fits else need_us - room_us if amount <= limit.burst else -1
+        return State(fits, max(0, room_us * limit.amount // limit.window_us), behind_us, retry_us, 0)
+
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+        self.full_us = max(self.full_us, now_us) + _refill_us(limit, amount)
+
+    def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
+        if delta >= 0:
+            self.full_us = max(self.full_us, now_us) + _refill_us(limit, delta)
+        else:
+            self.full_us -= _refill_us(limit, -delta)
+
+    def ends_us(self, limit: Limit) -> int:
+        return self.full_us
+
+
+def _refill_us(limit: Limit, amount: int) -> int:
+    """How long the bucket needs to refill by `amount`, rounded up: never faster than the limit says."""
+    return -(-amount * limit.window_us // limit.amount)
+
+
+class Slots:
+    """Requests under way. In memory a lease needs no end: whoever dies takes the count with it."""
+
+    __slots__ = ("leases",)
+
+    def __init__(self) -> None:
+        self.leases: set[str] = set()
+
+    def state(self, limit: Limit, amount: int, now_us: int) -> State:
+        used = len(self.leases)
+        fits = used + max(amount, 1) <= limit.amount
+        return State(fits, max(0, limit.amount - used), 0, 0 if fits else SLOT_RETRY_US, 0)
+
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+        self.leases.add(lease)
+
+    def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
+        if delta < 0:
+            self.leases.discard(str(mark))
+
+    def ends_us(self, limit: Limit) -> int:
+        return _NEVER_US if self.leases else 0
+
+
+_NEVER_US: Final = 1 << 62
+Window = FixedWindow | SlidingWindow | TokenBucket | Slots
+
+
+def new_window(limit: Limit) -> Window:
+    """A state in which nothing is used."""
+    if limit.kind == "concurrency":
+        return Slots()
+    match limit.strategy:
+        case "fixed_window":
+            return FixedWindow()
+        case "sliding_window":
+            return SlidingWindow()
+        case "token_bucket":
+            return TokenBucket()
