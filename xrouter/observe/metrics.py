@@ -1,6 +1,7 @@
 """Prometheus metrics. Labels take their values from the configuration, never from a client: no flood of series (F35)."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -17,10 +18,23 @@ _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 
 _OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """The children that one kind of request moves."""
+
+    model: str
+    requests: Counter
+    duration: Histogram
+    first_token: Histogram
+    input_reported: Counter
+    output_reported: Counter
+
+
 class Metrics:
     """One process's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str, int], _Series] = {}
         self.registry = CollectorRegistry()
         registry = self.registry
         self.requests = Counter(
@@ -39,10 +53,17 @@ class Metrics:
             registry=registry,
         )
         self.first_token = Histogram(
-            "xrouter_first_token_seconds", "To an answer's first piece", ["upstream"], buckets=_SECONDS, registry=registry
+            "xrouter_first_token_seconds",
+            "To an answer's first piece",
+            ["upstream"],
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.overhead = Histogram(
-            "xrouter_overhead_seconds", "The gateway's part of the time to first byte", buckets=_OVERHEAD, registry=registry
+            "xrouter_overhead_seconds",
+            "The gateway's part of the time to first byte",
+            buckets=_OVERHEAD,
+            registry=registry,
         )
         self.tokens = Counter("xrouter_tokens", "Tokens served", ["model", "kind", "source"], registry=registry)
         self.in_flight = Gauge("xrouter_in_flight", "Requests under way", registry=registry)
@@ -56,11 +77,14 @@ class Metrics:
         """Count one request that has ended."""
         outcome: Outcome | None = ctx.outcome if ctx.provided("outcome") else None
         target = outcome.target if outcome else None
-        model = target.public_model if target else "unknown"
-        upstream = target.upstream if target else "unknown"
-        endpoint = ctx.endpoint.name
-        self.requests.labels(endpoint, model, upstream, str(status)).inc()
-        self.duration.labels(endpoint).observe(seconds)
+        series = self._series(
+            ctx.endpoint.name,
+            target.public_model if target else "unknown",
+            target.upstream if target else "unknown",
+            status,
+        )
+        series.requests.inc()
+        series.duration.observe(seconds)
         if error is not None:
             self.errors.labels(error.origin, error.type).inc()
         if overhead_s is not None:
@@ -72,10 +96,29 @@ class Metrics:
             if attempt.kind is not None:
                 self.upstream_errors.labels(attempt.upstream, attempt.kind).inc()
         if outcome.first_token_s is not None:
-            self.first_token.labels(upstream).observe(outcome.first_token_s)
+            series.first_token.observe(outcome.first_token_s)
         if usage := outcome.usage:
-            self.tokens.labels(model, "input", usage.source).inc(usage.input_tokens)
-            self.tokens.labels(model, "output", usage.source).inc(usage.output_tokens)
+            if usage.source == "reported":
+                series.input_reported.inc(usage.input_tokens)
+                series.output_reported.inc(usage.output_tokens)
+            else:
+                self.tokens.labels(series.model, "input", usage.source).inc(usage.input_tokens)
+                self.tokens.labels(series.model, "output", usage.source).inc(usage.output_tokens)
+
+    def _series(self, endpoint: str, model: str, upstream: str, status: int) -> "_Series":
+        """The label look-ups of one kind of request, done once: they cost more than the counting."""
+        kind = (endpoint, model, upstream, status)
+        series = self._known.get(kind)
+        if series is None:
+            series = self._known[kind] = _Series(
+                model=model,
+                requests=self.requests.labels(endpoint, model, upstream, str(status)),
+                duration=self.duration.labels(endpoint),
+                first_token=self.first_token.labels(upstream),
+                input_reported=self.tokens.labels(model, "input", "reported"),
+                output_reported=self.tokens.labels(model, "output", "reported"),
+            )
+        return series
 
     def exposition(self) -> bytes:
         return generate_latest(self.registry)
