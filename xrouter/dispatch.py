@@ -56,6 +56,7 @@ class _Relay:
         self.ctx = ctx
         self.send = send
         self.attempts: list[Attempt] = []
+        self.attempt_began: float | None = None  # monotonic; None once the attempt under way is noted
         self.target: Target | None = None  # the one under way, or the one that served
         self.translator: Translator | None = None
         self.renderer: Renderer | None = None
@@ -133,7 +134,8 @@ class _Relay:
 
     async def _attempt(self, target: Target) -> None:
         breakers = self.services.breakers
-        began = self.world.monotonic()
+        self.attempt_began = began = self.world.monotonic()
+        upstream_s = self.ctx.upstream_s
         self.target = target
         status, error_type, kind = 0, None, None
         place = (target.upstream, target.model)
@@ -159,12 +161,20 @@ class _Relay:
         finally:
             if not told:
                 breakers.abandoned(*place)
-            now = self.world.monotonic()
             if not self.started:
-                self.ctx.upstream_s += now - began
-            self.attempts.append(
-                Attempt(target.upstream, target.model, status, error_type, kind, began - self.ctx.started, now - began)
-            )
+                self.ctx.upstream_s = upstream_s + self.world.monotonic() - began
+            self._note(status, error_type, kind)
+
+    def _note(self, status: int, error_type: str | None = None, kind: str | None = None) -> None:
+        """Write down how the attempt under way went, once: one that serves is known to before its connection is free."""
+        began, target = self.attempt_began, self.target
+        if began is None or target is None:
+            return
+        self.attempt_began = None
+        duration_s = self.world.monotonic() - began
+        self.attempts.append(
+            Attempt(target.upstream, target.model, status, error_type, kind, began - self.ctx.started, duration_s)
+        )
 
     async def _exchange(self, target: Target) -> None:
         """One call at one target, to the end of its answer. A place of the upstream's gate is held all the time."""
@@ -173,6 +183,7 @@ class _Relay:
         translator = upstream.provider.translator(ctx.call, target, self._purpose(target))
         self.translator = translator
         self.renderer = renderer(ctx.call, self._head(target))
+        self._forget_the_attempt_before()
         if self.renderer.streams and self.keep_alive is None:
             self.keep_alive = KeepAlive(self._comment)
         began = self.world.monotonic()
@@ -196,6 +207,13 @@ class _Relay:
                 response.finish()
             finally:
                 await response.aclose()
+
+    def _forget_the_attempt_before(self) -> None:
+        """What a failed attempt had generated was never sent, or there would not be another one."""
+        self.finish = None
+        self.first_token_s = None
+        self.delivered.clear()
+        self.delivered_tokens = 0
 
     async def _prepared(self, translator: Translator, upstream: Upstream) -> UpstreamRequest:
         """The call itself, after the requests that have to go before it."""
@@ -242,6 +260,7 @@ class _Relay:
         """The answer is whole: write the outcome, then send what is left of it."""
         assert self.renderer is not None
         ctx = self.ctx
+        self._note(200)
         self.conclude("complete")
         usage = ctx.outcome.usage
         cost = ctx.quote.cost(usage) if usage is not None and ctx.provided("quote") else None
@@ -291,12 +310,15 @@ class _Relay:
         await self.send({"type": "http.response.body", "body": data, "more_body": True, "xrouter.events": ()})
 
     def conclude(self, end: End, error: XRouterError | None = None) -> None:
-        """Write the outcome, unless it is written: the first end is the end."""
+        """Write the outcome, unless it is written: the first end is the end.
+
+        Unless the answer is complete, what counts as generated is what the client was sent.
+        """
         ctx = self.ctx
         if ctx.provided("outcome"):
             return
         translator = self.translator
-        generated = bool(self.delivered or self.delivered_tokens)
+        generated = self.started and bool(self.delivered or self.delivered_tokens)
         usage = translator.usage if translator is not None and (generated or end == "complete") else None
         if usage is None and (generated or end == "complete"):
             usage = self._counted()
