@@ -1,16 +1,19 @@
 """The whole gateway on a real socket, configured by YAML as an operator would, with a key: what a client sees.
 
-    with running_gateway(CHAIN + models, sandbox.environ, tmp_path) as gateway:
-        httpx2.post(gateway.url + "/v1/chat/completions", headers=gateway.auth, json=…)
+with running_gateway(CHAIN + models, sandbox.environ, tmp_path) as gateway:
+    gateway.client.post("/v1/chat/completions", json=…)
 """
 
 import asyncio
 import io
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import httpx2
 
 from xrouter.app import Gateway
 from xrouter.auth.issue import issue
@@ -34,17 +37,31 @@ filters:
 
 
 class LogLines(io.RawIOBase):
-    """Collects what the gateway logs."""
+    """Collects what the gateway logs, in its thread for the test's."""
 
     def __init__(self) -> None:
         self.text = b""
+        self._more = threading.Condition()
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        self.text += bytes(data)
+        with self._more:
+            self.text += bytes(data)
+            self._more.notify_all()
         return len(data)
+
+    def request(self, request_id: str, timeout_s: float = 5.0) -> dict[str, Any]:
+        """The record of one request, once it is written. There must be one, and only one."""
+
+        def found() -> list[dict[str, Any]]:
+            return [record for record in self.requests() if record["request_id"] == request_id]
+
+        with self._more:
+            assert self._more.wait_for(found, timeout_s), f"no log line of request {request_id}"
+        (record,) = found()
+        return record
 
     def records(self) -> list[dict[str, Any]]:
         return [decode_json(line) for line in self.text.splitlines()]
@@ -62,6 +79,7 @@ class RunningGateway:
     server: ThreadedServer
     log: LogLines
     store: str
+    client: httpx2.Client  # sends the key
 
     @property
     def base_url(self) -> str:
@@ -85,7 +103,9 @@ def new_key(store: str, **fields: Any) -> str:
     async def make() -> str:
         engine = await open_store(store)
         try:
-            issued = await issue(KeyStore(engine, RealWorld()), NewKey(**{"name": "test", "account": "tests", **fields}))
+            issued = await issue(
+                KeyStore(engine, RealWorld()), NewKey(**{"name": "test", "account": "tests", **fields})
+            )
             return issued.secret.reveal()
         finally:
             await engine.dispose()
@@ -115,5 +135,7 @@ def running_gateway(
     app = Gateway(settings, world=world, log_writer=writer)
     assert isinstance(settings.server, Server)
     with ThreadedServer(app, settings.server, lifespan="on", on_refusal=app.refused) as running:
-        yield RunningGateway(running.url, secret, app, running, lines, settings.store)
+        auth = {"Authorization": f"Bearer {secret}"}
+        with httpx2.Client(base_url=running.url, headers=auth, timeout=30, verify=False) as client:
+            yield RunningGateway(running.url, secret, app, running, lines, settings.store, client)
     writer.close()
