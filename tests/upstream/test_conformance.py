@@ -425,7 +425,9 @@ async def test_connection_closed_while_idle(make: Callable[..., Engine]) -> None
 
 
 @pytest.mark.parametrize(
-    "surplus", [OK.replace(b"ok", b"no"), b"garbage", b"\0"], ids=["an answer", "garbage", "a byte"]
+    "surplus",
+    [OK.replace(b"ok", b"no"), answer(b"", status="500 Other"), b"garbage", b"\0"],
+    ids=["an answer", "an empty answer", "garbage", "a byte"],
 )
 @pytest.mark.parametrize("when", ["with the answer", "while idle"])
 async def test_surplus_bytes_never_answer_the_next_request(
@@ -448,7 +450,8 @@ async def test_surplus_bytes_never_answer_the_next_request(
 
     engine = make()
     async with Hostile(script) as server:
-        assert (await ask(engine, server.url)).body == BODY
+        first = await ask(engine, server.url)
+        assert (first.status, first.body) == (200, BODY)
         await asyncio.sleep(0.05)
         assert (await ask(engine, server.url)).body == BODY
         assert len(server.peers) == 2
@@ -624,7 +627,7 @@ async def refuse_timeout(engine: Engine, url: str, limit: str, body: bytes = b"{
     with pytest.raises(UpstreamTimeout) as caught:
         await ask(engine, url, body)
     assert limit in str(caught.value.detail)
-    assert asyncio.get_running_loop().time() - started < 1.0
+    assert asyncio.get_running_loop().time() - started < 2.0
 
 
 SHORT = {"connect_s": 5.0, "first_byte_s": 5.0, "idle_s": 5.0, "total_s": 20.0}
@@ -637,9 +640,16 @@ async def test_f02_no_first_byte(make: Callable[..., Engine]) -> None:
 
     engine = make(timeouts=Timeouts(**SHORT | {"first_byte_s": 0.1}))
     async with Hostile(script) as server:
-        await refuse_timeout(engine, server.url, "first_byte_s")
+        taken = []
+        for _ in range(3):
+            started = asyncio.get_running_loop().time()
+            await refuse_timeout(engine, server.url, "first_byte_s")
+            taken.append(asyncio.get_running_loop().time() - started)
+        assert (
+            min(taken) < 0.2
+        )  # the matrix's goal, limit + 100 ms; the best of three, as the machine has others to serve
         await server.all_closed()
-        assert len(server.peers) == 1
+        assert len(server.peers) == 3
 
 
 async def test_f02_no_first_byte_on_a_kept_connection_is_not_repeated(make: Callable[..., Engine]) -> None:

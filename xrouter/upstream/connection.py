@@ -13,7 +13,7 @@ import asyncio
 from enum import IntEnum
 from typing import Protocol, cast
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
 
 from xrouter.config.settings import Timeouts
 from xrouter.errors import ShuttingDown, UpstreamProtocolError, UpstreamTimeout, XRouterError
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         except HttpParserCallbackError as error:
             self._stopped(str(error.__context__))
             return
-        except (HttpParserError, HttpParserUpgrade) as error:
+        except HttpParserError as error:
             self._stopped(str(error))
             return
         if self._whole:

@@ -160,7 +160,7 @@ class _Progress:
 
     @property
     def limit_name(self) -> str:
-        return "total_s" if self._now() >= self.total_at else self._limit
+        return "total_s" if self._timeout.when() == self.total_at else self._limit
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
         """Called by httpcore2 at each step of a request, e.g. `connection.connect_tcp.started`."""
