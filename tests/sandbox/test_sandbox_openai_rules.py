@@ -95,6 +95,13 @@ def test_malformed_json(sandbox: Sandbox) -> None:
         assert answer.json()["error"]["message"].startswith("We could not parse")
 
 
+def test_usage_is_null_until_the_last_chunk_when_it_is_asked_for(sandbox: Sandbox) -> None:
+    for options, expected in (({"include_usage": True}, True), ({}, False)):
+        lines = chat(sandbox, stream=True, stream_options=options).text.split("\n\n")[:-2]
+        assert all('"usage":null' in line for line in lines[:-1]) is expected
+        assert ('"usage":{' in lines[-1]) is expected
+
+
 def test_unknown_fields_may_be_let_through() -> None:
     with running_sandbox(refuse_unknown_fields=False) as sandbox:
         assert chat(sandbox, typo=1).status_code == 200
