@@ -179,8 +179,8 @@ class Estimate:
 class Quote(Protocol):
     """The price fixed at admission."""
 
-    def cost(self, usage: Usage) -> int:
-        """Nanocredits for `usage`."""
+    def cost(self, usage: Usage, target: Target | None = None) -> int:
+        """Nanocredits for `usage` at the price of `target`, the one that served; without it, at the dearest target's."""
 
 
 @dataclass(frozen=True, slots=True)

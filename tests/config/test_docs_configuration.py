@@ -27,6 +27,7 @@ SECTIONS = {
     "`models`": settings.ModelSettings,
     "`models.*.routes`": settings.RouteSettings,
     "`models.*.price`": settings.Price,
+    "`models.*.price.cost`": settings.Rates,
     "`ledger`": settings.Ledger,
     "`tiers`": settings.Tier,
 }

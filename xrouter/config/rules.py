@@ -7,6 +7,7 @@ few go by the field's name in any class, a plugin's too: `…_s` is a duration, 
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,7 @@ from xrouter.config.settings import (
     Ledger,
     ModelSettings,
     Price,
+    Rates,
     RouteSettings,
     Server,
     Settings,
@@ -79,6 +81,21 @@ def _not_empty(value: Any) -> str | None:
 
 def _per(value: int) -> str | None:
     return None if value in _UNITS_OF_PRICE else "`per` is 1, 1000 or 1000000 tokens"
+
+
+def _date(value: str) -> str | None:
+    try:
+        written = date.fromisoformat(value).isoformat()
+    except ValueError:
+        written = ""
+    return None if written == value else "expected a date like 2026-02-01"
+
+
+def _price_changes(changes: tuple[Price, ...]) -> str | None:
+    dates = [change.since for change in changes]
+    if None in dates:
+        return "each change of a price says from when on: since"
+    return None if sorted(set(dates), key=str) == dates else "changes of a price stand in the order of their dates"
 
 
 def _host(value: str) -> str | None:
@@ -180,13 +197,15 @@ _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (UpstreamSettings, "proxy"): _proxy,
     (RouteSettings, "model"): _not_empty,
     (RouteSettings, "weight"): _between(1, 1_000_000),
-    (Price, "input"): _amount,
-    (Price, "output"): _amount,
-    (Price, "cached_input"): _amount,
-    (Price, "reasoning"): _amount,
-    (Price, "image"): _amount,
-    (Price, "request"): _amount,
-    (Price, "per"): _per,
+    (Rates, "input"): _amount,
+    (Rates, "output"): _amount,
+    (Rates, "cached_input"): _amount,
+    (Rates, "reasoning"): _amount,
+    (Rates, "image"): _amount,
+    (Rates, "request"): _amount,
+    (Rates, "per"): _per,
+    (Price, "since"): _date,
+    (ModelSettings, "price_changes"): _price_changes,
     (ModelSettings, "routes"): lambda routes: None if routes else "a model needs at least one route",
     (ModelSettings, "context"): _at_least(1),
     (ModelSettings, "max_output"): _at_least(1),

@@ -67,15 +67,7 @@ class UpstreamSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RouteSettings:
-    upstream: str
-    model: str
-    surface: Literal["native", "openai"] | None = None
-    weight: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Price:
+class Rates:
     """Credits per `per` tokens. `cached_input` and `reasoning` default to `input` and `output`."""
 
     input: Decimal
@@ -85,6 +77,23 @@ class Price:
     image: Decimal | None = None  # per image
     request: Decimal = Decimal(0)  # per request
     per: int = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price(Rates):
+    """What a model is sold for. `since`: the date (YYYY-MM-DD, UTC) from which on. `cost`: what the provider asks."""
+
+    since: str | None = None
+    cost: Rates | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteSettings:
+    upstream: str
+    model: str
+    surface: Literal["native", "openai"] | None = None
+    weight: int = 1
+    price: Price | Literal["free"] | None = None  # None: the model's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +111,8 @@ class ModelSettings:
     reasoning: bool = False
     json_schema: Literal["native", "function"] | None = None  # None: the provider's default way
     price: Price | Literal["free"] | None = None
+    price_changes: tuple[Price, ...] = ()  # each in force from its `since` on, until the next
+    variant_prices: Mapping[str, Price | Literal["free"]] = field(default_factory=dict)  # None given: the model's
     created: int = 0
 
 

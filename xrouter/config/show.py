@@ -10,7 +10,7 @@ import msgspec
 
 from xrouter.config.decode import hints, is_secret
 from xrouter.config.order import DISPATCH_NEEDS
-from xrouter.config.settings import ModelSettings, Price, Settings, UpstreamSettings
+from xrouter.config.settings import ModelSettings, Price, Rates, Settings, UpstreamSettings
 from xrouter.secret import Secret
 
 Plain = str | int | float | bool | None | list[Any] | dict[str, Any]
@@ -118,15 +118,22 @@ def _model(model_id: str, model: ModelSettings) -> ModelSummary:
     return ModelSummary(model_id, model.kind, tuple(names), routes, _price(model.price))
 
 
-def _price(price: Price | str | None) -> str:
-    if not isinstance(price, Price):
+def _price(price: Rates | str | None) -> str:
+    if not isinstance(price, Rates):
         return str(price)
     parts = [
         f"{field.name} {getattr(price, field.name)}"
-        for field in fields(price)
+        for field in fields(Rates)
         if field.name != "per" and getattr(price, field.name) not in (None, field.default)
     ]
-    return f"{', '.join(parts)} per {price.per} tokens"
+    text = f"{', '.join(parts)} per {price.per} tokens"
+    if not isinstance(price, Price):
+        return text
+    return (
+        text
+        + (f", from {price.since}" if price.since else "")
+        + (f"; costs {_price(price.cost)}" if price.cost else "")
+    )
 
 
 def _plain(value: Any) -> Plain:

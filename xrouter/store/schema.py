@@ -6,7 +6,20 @@ in `migrations/versions/` build the same tables step by step; `tests/store/test_
 
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, MetaData, String, Table
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    text,
+)
 
 metadata: Final = MetaData(
     naming_convention={
@@ -52,3 +65,164 @@ revisions: Final = Table(
     Column("name", String(32), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+
+# The ledger. xrouter/ledger/ is the only writer of the tables below; docs/money.md tells their meaning.
+
+# Double entry: a movement debits one account and credits another. An account's balance is its credits less its debits, so
+# that all balances together are 0. `held_nano` is the sum of its open holds; no hold takes balance - held below the floor.
+accounts: Final = Table(
+    "accounts",
+    metadata,
+    Column("name", String(64), primary_key=True),  # @… are the gateway's own
+    Column("kind", String(8), nullable=False),  # owner | system
+    Column("balance_nano", BigInteger, nullable=False),
+    Column("held_nano", BigInteger, nullable=False),
+    Column("floor_nano", BigInteger, nullable=False),  # negative: so much credit is given
+    Column("created_at_us", BigInteger, nullable=False),
+    CheckConstraint("held_nano >= 0", name="held"),
+    sqlite_with_rowid=False,
+)
+
+# Append-only: triggers refuse any change (invariant I7). Ids follow the order of the commits.
+entries: Final = Table(
+    "entries",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),  # grant | charge | overrun | cost | refund | adjustment
+    Column("debit_account", String(64), nullable=False),
+    Column("credit_account", String(64), nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("generation_id", String(30), nullable=True),
+    Column("reason", String(500), nullable=True),
+    Column("author", String(100), nullable=True),
+    Column("idempotency_key", String(255), nullable=True),
+    Column("at_us", BigInteger, nullable=False),
+    CheckConstraint("amount_nano > 0", name="amount"),
+    CheckConstraint("debit_account <> credit_account", name="accounts"),
+    # What a generation can have once it can have only once, whatever the program does (incident I-23).
+    Index(
+        "uq_entries_generation_id_kind",
+        "generation_id",
+        "kind",
+        unique=True,
+        sqlite_where=text("kind IN ('charge', 'overrun', 'cost')"),
+        postgresql_where=text("kind IN ('charge', 'overrun', 'cost')"),
+    ),
+    Index(
+        "uq_entries_idempotency_key",
+        "idempotency_key",
+        unique=True,
+        sqlite_where=text("idempotency_key IS NOT NULL"),
+        postgresql_where=text("idempotency_key IS NOT NULL"),
+    ),
+)
+
+# One row a request that was admitted. It is open until it ends in one of the other states, once.
+holds: Final = Table(
+    "holds",
+    metadata,
+    Column("generation_id", String(30), primary_key=True),
+    Column("account", String(64), nullable=False),
+    Column("key_hash", String(64), nullable=False),
+    Column("amount_nano", BigInteger, nullable=False),
+    Column("holder", String(26), nullable=False),  # the process that answers for it
+    Column("state", String(8), nullable=False),  # open | settled | released | expired
+    Column("opened_at_us", BigInteger, nullable=False),
+    Column("closed_at_us", BigInteger, nullable=True),
+    CheckConstraint("state IN ('open', 'settled', 'released', 'expired')", name="state"),
+    CheckConstraint("amount_nano >= 0", name="amount"),
+    Index("ix_holds_open", "holder", sqlite_where=text("state = 'open'"), postgresql_where=text("state = 'open'")),
+    sqlite_with_rowid=False,
+)
+
+# One row a running process. Its open holds expire when it has not renewed its lease: then it is dead.
+holders: Final = Table(
+    "holders",
+    metadata,
+    Column("id", String(26), primary_key=True),
+    Column("lease_until_us", BigInteger, nullable=False),
+)
+
+# The receipt: what a charge can be recomputed from. Written once, in the transaction of its entries.
+generations: Final = Table(
+    "generations",
+    metadata,
+    Column("id", String(30), primary_key=True),
+    Column("account", String(64), nullable=False),
+    Column("key_hash", String(64), nullable=False),
+    Column("model", String(200), nullable=False),  # the public id that served, or would have
+    Column("upstream", String(64), nullable=True),
+    Column("upstream_model", String(200), nullable=True),
+    Column("outcome", String(16), nullable=False),  # complete | client_abort | upstream_error | shutdown
+    Column("rule", String(32), nullable=False),  # which rule made the charge: docs/money.md
+    Column("finish_reason", String(32), nullable=True),
+    Column("input_tokens", BigInteger, nullable=True),  # NULL: nothing was generated
+    Column("output_tokens", BigInteger, nullable=True),
+    Column("cached_tokens", BigInteger, nullable=True),
+    Column("reasoning_tokens", BigInteger, nullable=True),
+    Column("usage_source", String(8), nullable=True),  # reported | counted
+    Column("images", Integer, nullable=False),
+    Column("price_version", String(16), nullable=False),
+    Column("cost_nano", BigInteger, nullable=False),  # price × usage
+    Column("provider_cost_nano", BigInteger, nullable=False),  # what the provider asks
+    Column("hold_nano", BigInteger, nullable=False),
+    Column("charged_nano", BigInteger, nullable=False),  # cost, as far as hold and balance covered it
+    Column("overrun_nano", BigInteger, nullable=False),  # the part of it that the hold did not cover
+    Column("created_at_us", BigInteger, nullable=False),  # the request came
+    Column("settled_at_us", BigInteger, nullable=False),
+    Column("day", Integer, nullable=False),  # days since 1970, UTC: the key's windows that it counts in
+    Column("details", Text, nullable=False),  # JSON, xrouter.ledger.receipts.Details
+    Index(None, "account", "id"),
+    Index(None, "key_hash", "id"),
+)
+
+# Every price that was ever charged by.
+prices: Final = Table(
+    "prices",
+    metadata,
+    Column("version", String(16), primary_key=True),  # hash of what follows
+    Column("model", String(200), nullable=False),
+    Column("since", String(10), nullable=True),  # the date from which it is in force; NULL: from the beginning
+    Column("rates", Text, nullable=False),  # JSON, xrouter.ledger.prices.Rates
+    Column("first_used_at_us", BigInteger, nullable=False),
+)
+
+# What each key has spent, ever and in the windows that `day` lies in (UTC; weeks begin on Monday).
+key_usage: Final = Table(
+    "key_usage",
+    metadata,
+    Column("key_hash", String(64), primary_key=True),
+    Column("held_nano", BigInteger, nullable=False),
+    Column("used_nano", BigInteger, nullable=False),
+    Column("day", Integer, nullable=False),
+    Column("day_nano", BigInteger, nullable=False),
+    Column("week_nano", BigInteger, nullable=False),
+    Column("month_nano", BigInteger, nullable=False),
+    CheckConstraint("held_nano >= 0", name="held"),
+    sqlite_with_rowid=False,
+)
+
+
+def _usage_sums(name: str, period: str) -> Table:
+    """Sums over generations. They are made in the transaction of each settlement, so they always agree with the ledger."""
+    return Table(
+        name,
+        metadata,
+        Column(period, Integer, primary_key=True, autoincrement=False),  # since 1970, UTC
+        Column("account", String(64), primary_key=True),
+        Column("key_hash", String(64), primary_key=True),
+        Column("model", String(200), primary_key=True),
+        Column("upstream", String(64), primary_key=True),  # '' where none served
+        Column("requests", BigInteger, nullable=False),
+        Column("input_tokens", BigInteger, nullable=False),
+        Column("output_tokens", BigInteger, nullable=False),
+        Column("cached_tokens", BigInteger, nullable=False),
+        Column("reasoning_tokens", BigInteger, nullable=False),
+        Column("charged_nano", BigInteger, nullable=False),
+        Column("provider_cost_nano", BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+usage_hours: Final = _usage_sums("usage_hours", "hour")
+usage_days: Final = _usage_sums("usage_days", "day")  # of hours that are more than 62 days old

@@ -1,0 +1,112 @@
+"""Where the ledger is kept: one SQLite file, written in batches by one thread of its own.
+
+`commit` is the whole interface. An implementation for PostgreSQL has the same rules (`Book`), other SQL and no thread.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final, Protocol
+
+from xrouter.errors import InternalError, StoreUnavailable, XRouterError
+from xrouter.ledger.book import Book, apply_all
+from xrouter.ledger.operations import Operation, Result
+from xrouter.store.ledger import LedgerTables, LostRace
+
+BUSY_TIMEOUT_S: Final = 1.0  # another process writes: nobody waits longer than this for the lock (F14)
+_CACHED_STATEMENTS: Final = 64
+_RETRY_AFTER_S: Final = 1.0
+
+
+class Books(Protocol):
+    """Commits batches. One at a time: the caller waits for each."""
+
+    async def commit(self, operations: list[Operation]) -> list[Result | XRouterError]:
+        """All of them in one transaction, each refused or done by itself.
+
+        Raises StoreUnavailable if nothing is known to be done: then each may be sent again, since the ledger knows what it
+        has done already.
+        """
+
+    async def aclose(self) -> None: ...
+
+
+class SqliteBooks:
+    """`trace` is called with each statement before it runs: for tests that stop the process between two of them."""
+
+    def __init__(self, path: Path, now: Callable[[], float], trace: Callable[[str], object] | None = None) -> None:
+        self._path = path
+        self._now = now
+        self._trace = trace
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._connection: sqlite3.Connection | None = None
+        self._durable: bool | None = None
+        self._seen_prices: set[str] = set()
+
+    async def commit(self, operations: list[Operation]) -> list[Result | XRouterError]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._commit_guarded, operations)
+
+    async def aclose(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _commit_guarded(self, operations: list[Operation]) -> list[Result | XRouterError]:
+        try:
+            return self._commit(operations)
+        except sqlite3.OperationalError as error:  # locked, full, gone
+            self._close()
+            raise StoreUnavailable(retry_after_s=_RETRY_AFTER_S, detail=f"ledger: {error}") from error
+        except Exception as error:
+            # An operation has met a case that its rules do not know. It must not take the others of its batch with it.
+            self._close()
+            if len(operations) > 1:
+                return [result for operation in operations for result in self._commit_guarded([operation])]
+            if isinstance(error, sqlite3.DatabaseError | LostRace) and not isinstance(error, sqlite3.IntegrityError):
+                raise StoreUnavailable(retry_after_s=_RETRY_AFTER_S, detail=f"ledger: {error}") from error
+            return [InternalError(detail=f"ledger: {type(error).__name__}: {error}")]
+
+    def _commit(self, operations: list[Operation]) -> list[Result | XRouterError]:
+        connection = self._connection or self._connect()
+        self._set_durability(connection, any(operation.durable for operation in operations))
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            tables = LedgerTables(connection.execute, connection.executemany)
+            book = Book(tables, int(self._now() * 1e6), self._seen_prices)
+            results = apply_all(book, operations)
+            book.write()
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        book.stored()
+        return results
+
+    def _set_durability(self, connection: sqlite3.Connection, durable: bool) -> None:
+        """FULL waits at the commit until the disk has it. NORMAL does not, and loses nothing unless the power goes."""
+        if durable is not self._durable:
+            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode=rw",  # a file that has gone is not made anew, empty
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,  # transactions are begun and ended above, by nobody else
+            check_same_thread=False,  # closed by whichever thread the interpreter ends in
+            cached_statements=_CACHED_STATEMENTS,
+        )
+        connection.set_trace_callback(self._trace)
+        self._connection = connection
+        return connection
+
+    def _close(self) -> None:
+        """After an error whether the commit came through may be unknown; a new connection sees what is so."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self._durable = None
+        self._seen_prices.clear()

@@ -1,0 +1,264 @@
+"""Reading and writing the ledger's tables inside one transaction that holds the write lock.
+
+The rules are in xrouter/ledger/book.py; here is only SQL. Every row that is changed was read in the same transaction, and is
+written back on the condition that it is still as it was read: should the lock ever not hold (a driver that drops
+`FOR UPDATE`, incident I-17), the transaction fails instead of losing a change.
+
+Statements are made once, from the schema. `execute` and `execute_many` are the driver's own, since SQLAlchemy's execution
+would cost more than the rows themselves.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+from sqlalchemy import ClauseElement, bindparam, func, insert, literal_column, select, update
+from sqlalchemy.dialects import sqlite
+
+from xrouter.store.ledger_rows import (
+    Account,
+    Entry,
+    Generation,
+    Hold,
+    KeyUsage,
+    PriceVersion,
+    UsagePlace,
+    UsageSum,
+)
+from xrouter.store.schema import (
+    accounts,
+    api_keys,
+    entries,
+    generations,
+    holders,
+    holds,
+    key_usage,
+    prices,
+    usage_hours,
+)
+
+
+class Cursor(Protocol):
+    @property
+    def rowcount(self) -> int: ...
+    def fetchone(self) -> Any: ...
+    def fetchall(self) -> Any: ...
+
+
+Execute = Callable[[str, Sequence[Any]], Cursor]
+ExecuteMany = Callable[[str, Sequence[Sequence[Any]]], Cursor]
+
+
+class LostRace(Exception):
+    """A row was changed by somebody else between our reading and writing it. Nothing is committed; try again."""
+
+
+_DIALECT: Final = sqlite.dialect(paramstyle="qmark")
+
+
+def _sql(statement: ClauseElement, *parameters: str) -> str:
+    """The statement's text, with `?` for `parameters` in this order."""
+    compiled = statement.compile(dialect=_DIALECT)
+    positions = tuple(compiled.positiontup or ())  # type: ignore[attr-defined]  # of a compiled statement of SQL
+    assert positions == parameters, f"parameters are in the order {positions}"
+    return str(compiled)
+
+
+def _names(table: Any, *left_out: str) -> tuple[str, ...]:
+    return tuple(column.name for column in table.columns if column.name not in left_out)
+
+
+def _insert(table: Any, *left_out: str) -> str:
+    names = _names(table, *left_out)
+    return _sql(insert(table).values({name: bindparam(name) for name in names}), *names)
+
+
+_ACCOUNT_FIELDS: Final = ("name", "kind", "balance_nano", "held_nano", "floor_nano")
+_READ_ACCOUNT: Final = _sql(
+    select(*(accounts.c[name] for name in _ACCOUNT_FIELDS)).where(accounts.c.name == bindparam("n")), "n"
+)
+_ADD_ACCOUNT: Final = _insert(accounts)
+_WRITE_ACCOUNT: Final = _sql(
+    update(accounts)
+    .where(
+        accounts.c.name == bindparam("n"),
+        accounts.c.balance_nano == bindparam("read_balance"),
+        accounts.c.held_nano == bindparam("read_held"),
+    )
+    .values(balance_nano=bindparam("balance"), held_nano=bindparam("held")),
+    "balance", "held", "n", "read_balance", "read_held",
+)  # fmt: skip
+_HOLD_FIELDS: Final = _names(holds)
+_READ_HOLD: Final = _sql(select(holds).where(holds.c.generation_id == bindparam("id")), "id")
+_ADD_HOLD: Final = _insert(holds)
+_WRITE_HOLD: Final = _sql(
+    update(holds)
+    .where(holds.c.generation_id == bindparam("id"), holds.c.state == bindparam("read_state"))
+    .values(amount_nano=bindparam("amount"), state=bindparam("new_state"), closed_at_us=bindparam("closed_at")),
+    "amount", "new_state", "closed_at", "id", "read_state",
+)  # fmt: skip
+_READ_KEY: Final = _sql(
+    select(api_keys.c.limit_nano, api_keys.c.limit_reset).where(api_keys.c.hash == bindparam("h")), "h"
+)
+_USAGE_FIELDS: Final = ("held_nano", "used_nano", "day", "day_nano", "week_nano", "month_nano")
+_READ_USAGE: Final = _sql(
+    select(*(key_usage.c[name] for name in _USAGE_FIELDS)).where(key_usage.c.key_hash == bindparam("h")), "h"
+)
+_UPSERT_KEY: Final = sqlite.insert(key_usage).values({name: bindparam(name) for name in _names(key_usage)})
+_WRITE_USAGE: Final = _sql(
+    _UPSERT_KEY.on_conflict_do_update(
+        index_elements=[key_usage.c.key_hash], set_={name: _UPSERT_KEY.excluded[name] for name in _USAGE_FIELDS}
+    ),
+    *_names(key_usage),
+)
+_ADD_ENTRY: Final = _insert(entries, "id")
+_READ_BY_IDEMPOTENCY_KEY: Final = _sql(
+    select(*(entries.c[name] for name in Entry._fields)).where(entries.c.idempotency_key == bindparam("k")), "k"
+)
+_READ_REFUNDED: Final = _sql(
+    select(func.coalesce(func.sum(entries.c.amount_nano), literal_column("0"))).where(
+        entries.c.generation_id == bindparam("id"), entries.c.kind == literal_column("'refund'")
+    ),
+    "id",
+)
+_ADD_GENERATION: Final = _insert(generations)
+_READ_GENERATION: Final = _sql(select(generations).where(generations.c.id == bindparam("id")), "id")
+_ADD_PRICE: Final = _sql(
+    sqlite.insert(prices).values({name: bindparam(name) for name in _names(prices)}).on_conflict_do_nothing(),
+    *_names(prices),
+)
+_UPSERT_SUM: Final = sqlite.insert(usage_hours).values({name: bindparam(name) for name in _names(usage_hours)})
+_SUMMED: Final = tuple(UsageSum.__slots__)
+_ADD_TO_SUMS: Final = _sql(
+    _UPSERT_SUM.on_conflict_do_update(
+        index_elements=[usage_hours.c[name] for name in UsagePlace._fields],
+        set_={name: usage_hours.c[name] + _UPSERT_SUM.excluded[name] for name in _SUMMED},
+    ),
+    *_names(usage_hours),
+)
+_UPSERT_HOLDER: Final = sqlite.insert(holders).values(id=bindparam("id"), lease_until_us=bindparam("lease_until_us"))
+_WRITE_HOLDER: Final = _sql(
+    _UPSERT_HOLDER.on_conflict_do_update(
+        index_elements=[holders.c.id], set_={"lease_until_us": _UPSERT_HOLDER.excluded.lease_until_us}
+    ),
+    "id", "lease_until_us",
+)  # fmt: skip
+_SHORTEN_LEASES: Final = _sql(
+    update(holders).where(holders.c.lease_until_us > bindparam("latest")).values(lease_until_us=bindparam("new")),
+    "new", "latest",
+)  # fmt: skip
+_READ_DEAD_HOLDS: Final = (
+    _sql(
+        select(holds)
+        .outerjoin(holders, holders.c.id == holds.c.holder)
+        .where(
+            holds.c.state == literal_column("'open'"),
+            holders.c.id.is_(None) | (holders.c.lease_until_us <= bindparam("now")),
+        ),
+        "now",
+    )
+    + " LIMIT 1000"
+)
+_FORGET_DEAD_HOLDERS: Final = (
+    "DELETE FROM holders WHERE lease_until_us <= ?"
+    " AND NOT EXISTS (SELECT 1 FROM holds WHERE holds.holder = holders.id AND holds.state = 'open')"
+)
+_SUM_VALUES: Final = attrgetter(*_SUMMED)
+
+
+class LedgerTables:
+    """One transaction's view of the ledger. The caller has begun it with the write lock, and commits it."""
+
+    def __init__(self, execute: Execute, execute_many: ExecuteMany) -> None:
+        self._execute = execute
+        self._execute_many = execute_many
+
+    def account(self, name: str) -> Account | None:
+        row = self._execute(_READ_ACCOUNT, (name,)).fetchone()
+        return None if row is None else Account(*row, *row[2:4])
+
+    def hold(self, generation_id: str) -> Hold | None:
+        row = self._execute(_READ_HOLD, (generation_id,)).fetchone()
+        return None if row is None else _hold(row)
+
+    def key(self, key_hash: str, day: int) -> KeyUsage:
+        """A key that has spent nothing has no row yet; a key that is gone has no limit."""
+        limits = self._execute(_READ_KEY, (key_hash,)).fetchone() or (None, None)
+        usage = self._execute(_READ_USAGE, (key_hash,)).fetchone() or (0, 0, day, 0, 0, 0)
+        return KeyUsage(key_hash, *usage, *limits)
+
+    def generation(self, generation_id: str) -> Generation | None:
+        row = self._execute(_READ_GENERATION, (generation_id,)).fetchone()
+        return None if row is None else Generation(*row)
+
+    def entry_by_idempotency_key(self, key: str) -> Entry | None:
+        row = self._execute(_READ_BY_IDEMPOTENCY_KEY, (key,)).fetchone()
+        return None if row is None else Entry(*row)
+
+    def refunded_nano(self, generation_id: str) -> int:
+        total: int = self._execute(_READ_REFUNDED, (generation_id,)).fetchone()[0]
+        return int(total)
+
+    def dead_holds(self, now_us: int, lease_us: int) -> list[Hold]:
+        """Some of the open holds whose process has not renewed its lease.
+
+        A lease that ends later than any can was written by a clock that has been set back since: it is cut to the longest
+        one. Its process, if it lives, renews it in time.
+        """
+        self._execute(_SHORTEN_LEASES, (now_us + lease_us, now_us + lease_us))
+        return [_hold(row) for row in self._execute(_READ_DEAD_HOLDS, (now_us,)).fetchall()]
+
+    def forget_dead_holders(self, now_us: int) -> None:
+        self._execute(_FORGET_DEAD_HOLDERS, (now_us,))
+
+    def renew(self, holder: str, lease_until_us: int) -> None:
+        self._execute(_WRITE_HOLDER, (holder, lease_until_us))
+
+    def write_prices(self, versions: Iterable[PriceVersion], now_us: int) -> None:
+        self._execute_many(_ADD_PRICE, [(*version, now_us) for version in versions])
+
+    def write_accounts(self, changed: Iterable[Account], now_us: int) -> None:
+        for account in changed:
+            name, balance, held = account.name, account.balance_nano, account.held_nano
+            if account.read_balance_nano is None:
+                self._execute(_ADD_ACCOUNT, (name, account.kind, balance, held, account.floor_nano, now_us))
+            elif (balance, held) != (account.read_balance_nano, account.read_held_nano):
+                before = (account.read_balance_nano, account.read_held_nano)
+                if self._execute(_WRITE_ACCOUNT, (balance, held, name, *before)).rowcount != 1:
+                    raise LostRace(f"account {name}")
+
+    def write_holds(self, changed: Iterable[Hold]) -> None:
+        added: list[Sequence[Any]] = []
+        written: list[Sequence[Any]] = []
+        for hold in changed:
+            if hold.read_state is None:
+                added.append(_HOLD_VALUES(hold))
+            else:
+                written.append((hold.amount_nano, hold.state, hold.closed_at_us, hold.generation_id, hold.read_state))
+        if added:
+            self._execute_many(_ADD_HOLD, added)
+        if written and self._execute_many(_WRITE_HOLD, written).rowcount != len(written):
+            raise LostRace("a hold")
+
+    def write_keys(self, changed: Iterable[KeyUsage]) -> None:
+        self._execute_many(_WRITE_USAGE, [_KEY_VALUES(usage) for usage in changed])
+
+    def write_entries(self, added: Sequence[Entry]) -> None:
+        self._execute_many(_ADD_ENTRY, added)
+
+    def write_generations(self, added: Sequence[Generation]) -> None:
+        self._execute_many(_ADD_GENERATION, added)
+
+    def add_to_sums(self, added: Iterable[tuple[UsagePlace, UsageSum]]) -> None:
+        self._execute_many(_ADD_TO_SUMS, [(*place, *_SUM_VALUES(total)) for place, total in added])
+
+
+_HOLD_VALUES: Final = attrgetter(*_HOLD_FIELDS)
+_KEY_VALUES: Final = attrgetter(*_names(key_usage))
+
+
+_STATE: Final = _HOLD_FIELDS.index("state")
+
+
+def _hold(row: Sequence[Any]) -> Hold:
+    return Hold(*row, *row[_STATE : _STATE + 1])
