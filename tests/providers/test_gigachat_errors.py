@@ -42,7 +42,7 @@ def said(status: int, message: str) -> dict[str, Any]:
         (400, said(400, "Слишком много токенов: 200000"), ContextLengthExceeded, 400, "context_length_exceeded", None),
         (401, said(401, "Unauthorized"), UpstreamAuthError, 502, "upstream_auth_error", False),
         (401, said(401, "Token has expired"), UpstreamAuthError, 502, "upstream_auth_error", False),
-        (402, said(402, "Payment Required"), UpstreamQuotaExhausted, 402, "insufficient_quota", True),
+        (402, said(402, "Payment Required"), UpstreamQuotaExhausted, 402, "insufficient_quota", False),
         (403, said(403, "Permission denied"), UpstreamError, 403, "permission_denied", False),
         (403, {"message": "Unauthorized"}, UpstreamProtocolError, 502, "upstream_protocol_error", False),
         (403, PAGE, UpstreamProtocolError, 502, "upstream_protocol_error", False),

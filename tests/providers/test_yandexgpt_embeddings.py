@@ -51,7 +51,9 @@ def test_yandexgpt_32_twenty_inputs_are_twenty_paced_calls_in_order(surface: str
     assert events == [Embedding(index, [float(index), 0.5]) for index in range(20)]
     assert made.usage == Usage(sum(range(1, 21)), 0)
     assert len(requests) == 20
-    assert {request.pace for request in requests} == {("embeddings", 10.0)}
+    [(kind, calls_per_s)] = {request.pace for request in requests if request.pace}
+    assert kind == "embeddings"
+    assert 5 <= calls_per_s < 10
     assert all(request.idempotent for request in requests)
     assert len({header(request, b"x-client-request-id") for request in requests}) == 20
     key = "text" if surface is None else "input"

@@ -1,37 +1,23 @@
 """What GigaChat's failures mean: section 11 of the sheet (the API) and its section 2.1 (the token service).
 
-A provider's message reaches a client only where it explains the client's own mistake, and then without a page, without the
-secrets that we know, and without anything that looks like one: GigaChat's are base64, UUIDs and JWTs, so a long run of such
-characters is blotted out. Everything else that the provider says goes into `detail`, blotted out as well.
+A provider's message reaches a client only where it explains the client's own mistake, made safe; everything else that it
+says goes into `detail`, made safe as well.
 """
 
-import re
 from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
 import msgspec
 
-from xrouter.errors import (
-    BadRequest,
-    ContextLengthExceeded,
-    ModelNotFound,
-    UpstreamAuthError,
-    UpstreamError,
-    UpstreamProtocolError,
-    UpstreamQuotaExhausted,
-    UpstreamTimeout,
-    XRouterError,
-)
+from xrouter.errors import ContextLengthExceeded, UpstreamAuthError, UpstreamError, UpstreamProtocolError, XRouterError
+from xrouter.providers.failures import status_error
 from xrouter.providers.gigachat_wire import ReadError
 from xrouter.providers.retry_after import retry_after_s
+from xrouter.providers.safe_text import safe_text
 from xrouter.upstream.base import Headers, UpstreamAnswer, header
 from xrouter.world import World
 
-_MAX_MESSAGE_CHARS = 500
-_SCHEME: Final = re.compile(r"\b(?:bearer|basic)\s+\S+", re.IGNORECASE)
-_LONG_RUN: Final = re.compile(r"[A-Za-z0-9+/=_.%~-]{20,}")
-_PAGE: Final = re.compile(r"<\s*(?:!doctype|html|head|body|center|h1|script|title)\b", re.IGNORECASE)
 _CONTEXT_WORDS: Final = ("слишком много токенов", "too many tokens", "context length")
 
 _TOKEN_SERVICE_CODES: Final = {
@@ -48,7 +34,7 @@ class ErrorReader:
 
     def __init__(self, world: World, secrets: Iterable[str] = ()) -> None:
         self._world = world
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+        self._secrets = frozenset(secrets)
 
     def answer(self, answer: UpstreamAnswer) -> XRouterError:
         """The error that an API answer other than 2xx stands for."""
@@ -56,71 +42,23 @@ class ErrorReader:
         said = self.readable((body and body.message) or "")
         request_id = header_id(answer.headers)
         detail = f"GigaChat answered {answer.status}: {said or 'no message'}; its x-request-id: {request_id or 'none'}"
-        return status_error(answer.status, said, body is not None, retry_after_s(answer.headers, self._world), detail)
+        return _error(answer.status, said, body is not None, retry_after_s(answer.headers, self._world), detail)
 
     def inside(self, status: int, message: str) -> XRouterError:
         """The error that an error object inside a 2xx answer stands for."""
         said = self.readable(message)
-        return status_error(status, said, True, None, f"GigaChat answered 200, then {status}: {said or 'no message'}")
+        return _error(status, said, True, None, f"GigaChat answered 200, then {status}: {said or 'no message'}")
 
     def readable(self, text: str) -> str:
-        """A provider's text made safe to show: one line, no page, nothing like a credential, at most 500 characters."""
-        if _PAGE.search(text):
-            return ""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        text = _SCHEME.sub("***", text)
-        text = _LONG_RUN.sub(lambda run: "***" if _is_random(run[0]) else run[0], text)
-        text = " ".join("".join(letter if letter.isprintable() else " " for letter in text[:2000]).split())
-        return text if len(text) <= _MAX_MESSAGE_CHARS else text[: _MAX_MESSAGE_CHARS - 1] + "…"
+        return safe_text(text, self._secrets)
 
 
-def status_error(status: int, said: str, json: bool, wait_s: float | None, detail: str) -> XRouterError:
-    """The error for `status`. `said`: the provider's message, made safe; `json`: the body was the API's, not a page."""
-    match status:
-        case 400 | 422 if json:
-            if any(words in said.lower() for words in _CONTEXT_WORDS):
-                return ContextLengthExceeded(detail=detail)
-            return BadRequest(f"GigaChat refused the request: {said}" if said else None, detail=detail)
-        case 401:
-            return UpstreamAuthError(retry=False, upstream_status=status, detail=detail)
-        case 402:
-            return UpstreamQuotaExhausted(upstream_status=status, detail=detail)
-        case 403 if json and said.lower() != "unauthorized":
-            return UpstreamError(
-                "The upstream does not permit this",
-                status=403,
-                type="permission_denied",
-                retry=False,
-                upstream_status=status,
-                detail=detail,
-                metadata={"error_type": "permission_denied"},
-            )
-        case 404 if json:
-            return ModelNotFound("The upstream does not know this model", detail=detail)
-        case 413:
-            return ContextLengthExceeded(detail=detail)
-        case 429:
-            return UpstreamError(
-                "The upstream is at its limit of simultaneous requests",
-                status=429,
-                type="rate_limit_exceeded",
-                upstream_status=status,
-                retry_after_s=wait_s,
-                detail=detail,
-                metadata={"error_type": "rate_limit_exceeded"},
-            )
-        case 504:
-            return UpstreamTimeout(upstream_status=status, retry_after_s=wait_s, detail=detail)
-        case _ if status >= 500:
-            return UpstreamError(
-                status=503 if status == 503 else 502,
-                upstream_status=status,
-                retry_after_s=wait_s,
-                detail=detail,
-            )
-    # A page with 400, 403 or 404 is the front server's: a wrong path or a missing User-Agent (sections 1 and 11).
-    return UpstreamProtocolError(retry=False, upstream_status=status, detail=detail)
+def _error(status: int, said: str, json: bool, wait_s: float | None, detail: str) -> XRouterError:
+    if status in (400, 422) and json and any(words in said.lower() for words in _CONTEXT_WORDS):
+        return ContextLengthExceeded(detail=detail)
+    if status == 403 and said.lower() == "unauthorized":
+        json = False  # a missing User-Agent or a wrong path, not a matter of rights (sections 1 and 11)
+    return status_error(status, said, json=json, wait_s=wait_s, detail=detail, who="GigaChat")
 
 
 def token_error(answer: UpstreamAnswer, world: World) -> UpstreamError:
@@ -160,8 +98,3 @@ def header_id(headers: Headers) -> str | None:
         return str(UUID((header(headers, b"x-request-id") or b"").decode("latin-1")))
     except ValueError:
         return None
-
-
-def _is_random(run: str) -> bool:
-    """Whether a long run looks like no word: it has digits, or letters of both cases."""
-    return any(letter.isdigit() for letter in run) or (run != run.lower() and run != run.upper())

@@ -2,17 +2,8 @@
 
 from typing import Any, Final
 
-from xrouter.errors import (
-    BadRequest,
-    ContextLengthExceeded,
-    ModelNotFound,
-    UpstreamAuthError,
-    UpstreamError,
-    UpstreamProtocolError,
-    UpstreamQuotaExhausted,
-    UpstreamTimeout,
-    XRouterError,
-)
+from xrouter.errors import ContextLengthExceeded, UpstreamQuotaExhausted, XRouterError
+from xrouter.providers.failures import status_error
 from xrouter.providers.retry_after import retry_after_s
 from xrouter.providers.safe_text import safe_text
 from xrouter.secret import Secret
@@ -55,45 +46,8 @@ def _said(inner: Any, key: Secret | None) -> tuple[str, str]:
 
 def _meaning(status: int, code: str, said: str, json: bool, wait_s: float | None) -> XRouterError:
     detail = f"the upstream answered {status}: {said or 'no message'}"
-    match status:
-        case 400 | 422 if json:
-            if code in _CONTEXT_CODES or "context length" in said.lower():
-                return ContextLengthExceeded(said or None, detail=detail)
-            return BadRequest(f"The upstream refused the request: {said}" if said else None, detail=detail)
-        case 401:
-            return UpstreamAuthError(retry=False, upstream_status=status, detail=detail)
-        case 402:
-            return UpstreamQuotaExhausted(upstream_status=status, detail=detail)
-        case 403 if json:
-            return UpstreamError(
-                "The upstream does not permit this",
-                status=403,
-                type="permission_denied",
-                retry=False,
-                upstream_status=status,
-                detail=detail,
-                metadata={"error_type": "permission_denied"},
-            )
-        case 404 if json:
-            return ModelNotFound("The upstream does not know this model", detail=detail)
-        case 408 | 504:
-            return UpstreamTimeout(upstream_status=status, retry_after_s=wait_s, detail=detail)
-        case 413 if json:
-            return ContextLengthExceeded(detail=detail)
-        case 429 if code == "insufficient_quota":
-            return UpstreamQuotaExhausted(upstream_status=status, detail=detail)
-        case 429:
-            return UpstreamError(
-                "The upstream is at its limit",
-                status=429,
-                type="rate_limit_exceeded",
-                upstream_status=status,
-                retry_after_s=wait_s,
-                detail=detail,
-                metadata={"error_type": "rate_limit_exceeded"},
-            )
-        case _ if status >= 500:
-            return UpstreamError(
-                status=503 if status == 503 else 502, upstream_status=status, retry_after_s=wait_s, detail=detail
-            )
-    return UpstreamProtocolError(retry=False, upstream_status=status, detail=detail)
+    if status in (400, 413, 422) and json and (code in _CONTEXT_CODES or "context length" in said.lower()):
+        return ContextLengthExceeded(said or None, detail=detail)
+    if status == 429 and code == "insufficient_quota":
+        return UpstreamQuotaExhausted(upstream_status=status, detail=detail)
+    return status_error(status, said, json=json, wait_s=wait_s, detail=detail)

@@ -9,8 +9,9 @@ from hashlib import blake2b
 
 from xrouter.context import Call
 from xrouter.errors import UpstreamProtocolError, XRouterError
-from xrouter.events import Event, Finish, FinishReason, ReasoningText, Text, ToolCallPart
+from xrouter.events import Event, Finish, ReasoningText, Text, ToolCallPart
 from xrouter.providers.base import Exchange, Purpose, Translator
+from xrouter.providers.finish import finish_reason
 from xrouter.providers.sse import DONE, SseDecoder
 from xrouter.providers.stop import StopCutter
 from xrouter.providers.whole_body import WholeBody
@@ -31,13 +32,6 @@ from xrouter.wire import decode_json, encode_json
 
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _MAX_EVENT_BYTES = 2 * 1024 * 1024
-_FINISH_REASONS: dict[str, FinishReason] = {
-    "stop": "stop",
-    "length": "length",
-    "tool_calls": "tool_calls",
-    "function_call": "tool_calls",
-    "content_filter": "content_filter",
-}
 
 
 class CompatibleTranslator(Translator):
@@ -180,7 +174,7 @@ class CompatibleTranslator(Translator):
     def _finish_of(self, native: str) -> Finish:
         """OpenAI's word for the upstream's; a model that called tools stopped for them, whatever it says."""
         self._finished = True
-        reason = _FINISH_REASONS.get(native.lower(), "stop")
+        reason = finish_reason(native)
         if reason == "stop" and self._calls_seen:
             reason = "tool_calls"
         return Finish(reason, native)
