@@ -1,0 +1,73 @@
+"""The key that a fresh gateway is tried with: made once, then found again in a file beside the store."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from xrouter.auth import keyformat
+from xrouter.auth.issue import issue
+from xrouter.config.settings import Settings
+from xrouter.secret import Secret
+from xrouter.store.engine import StoreError, reason
+from xrouter.store.key import NewKey
+from xrouter.store.keys import KeyStore
+from xrouter.store.migrate import open_store
+from xrouter.world import World
+
+_TIERS: Final = ("pro", "free")  # the first of these that the configuration has
+
+
+def key_file(store_url: str) -> Path:
+    """`.xrouter/first-key` beside an SQLite file, or in the working directory for a database elsewhere."""
+    url = make_url(store_url)
+    at_hand = url.get_backend_name() == "sqlite" and url.database
+    folder = Path(url.database).absolute().parent if at_hand and url.database else Path.cwd()
+    return folder / ".xrouter" / "first-key"
+
+
+async def first_key(settings: Settings, world: World) -> Secret:
+    """The key in the file if the gateway still takes it, else a new one. Raises StoreError or OSError."""
+    path = key_file(settings.store)
+    engine = await open_store(settings.store)
+    try:
+        keys = KeyStore(engine, world)
+        kept = _read(path)
+        if kept is not None and await _works(keys, kept, settings, world):
+            return kept
+        tier = next((name for name in _TIERS if name in settings.tiers), None)
+        issued = await issue(keys, NewKey(name="first key", tier=tier))
+    except SQLAlchemyError as error:
+        raise StoreError(f"the store failed: {reason(error)}") from error
+    finally:
+        await engine.dispose()
+    _write(path, issued.secret)
+    return issued.secret
+
+
+async def _works(keys: KeyStore, secret: Secret, settings: Settings, world: World) -> bool:
+    key = await keys.get(keyformat.digest(secret.reveal()).hex())
+    return (
+        key is not None
+        and key.status(int(world.now() * 1e6)) == "active"
+        and (key.tier is None or key.tier in settings.tiers)
+    )
+
+
+def _read(path: Path) -> Secret | None:
+    try:
+        text = path.read_text().strip()
+    except FileNotFoundError:
+        return None
+    return Secret(text) if keyformat.is_wellformed(text) else None
+
+
+def _write(path: Path, secret: Secret) -> None:
+    """For its owner only, and whole or not at all: what is there is replaced."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(secret.reveal() + "\n")
+    fresh.replace(path)
