@@ -25,9 +25,10 @@ from xrouter.context import ContractError, RequestContext
 from xrouter.events import Usage
 from xrouter.limits.credits import dearest, from_nano
 from xrouter.limits.headers import Standing, refusal, replace_headers, worst_refusal
-from xrouter.limits.limit import Claim, Kind, Limit
+from xrouter.limits.limit import Change, Claim, Kind, Limit
 from xrouter.limits.limiter import Answer, Limiter, Taken
 from xrouter.limits.rules import Rules
+from xrouter.limits.store import LimitStore
 from xrouter.limits.subject import models, state_key
 
 _ADMISSION: Final = object()  # where the admission is in ctx.stash
@@ -65,20 +66,26 @@ class Admission:
         """Step 1. Raises RateLimited and StoreUnavailable."""
         early = [self._claim(limit, 1) for limit in self._tier_rules.early]
         await self._admit(early + [self._claim(limit, 0) for limit in self._tier_rules.exhausted])
+        if not self._tier_rules.late:
+            self._limiter.store.counters.admitted += 1
 
     async def reserve(self) -> None:
         """Step 2. Raises RateLimited, after which nothing is taken any more, and StoreUnavailable."""
         wanted = models(self._ctx)
         limits = [limit for limit in self._tier_rules.late if self._rules.names(limit, wanted)]
         await self._admit([self._claim(limit, self._amount(limit)) for limit in limits])
+        if self._tier_rules.late:
+            self._limiter.store.counters.admitted += 1
 
     def finish(self) -> None:
         """Put the real usage in the place of the reserved one, and end the concurrency leases. Never waits."""
+        changes: dict[LimitStore, list[Change]] = {}
         for taken in self._taken:
-            delta = self._correction(taken.claim)
-            if delta:
-                taken.store.settle([taken.change(delta)])
+            if delta := self._correction(taken.claim):
+                changes.setdefault(taken.store, []).append(taken.change(delta))
         self._taken = []
+        for store, all_of_it in changes.items():
+            store.settle(all_of_it)
 
     async def _admit(self, claims: list[Claim]) -> None:
         if not claims:

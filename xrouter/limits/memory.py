@@ -43,7 +43,7 @@ class MemoryStore:
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
         now_us = self._now_us()
         self._evict(now_us)
-        windows = [self._window(claim) for claim in claims]
+        windows = [self._window(claim.limit, claim.key) for claim in claims]
         states = [
             window.state(claim.limit, claim.amount, now_us) for claim, window in zip(claims, windows, strict=True)
         ]
@@ -69,15 +69,16 @@ class MemoryStore:
 
     def _apply(self, changes: Sequence[Change], now_us: int) -> None:
         for change in changes:
-            if found := self._windows.get(change.key):
-                found[1].change(change.limit, change.mark, change.delta, now_us)
+            if change.key in self._windows or change.delta > 0:
+                window = self._window(change.limit, change.key)
+                window.change(change.limit, change.mark, change.delta, now_us)
 
-    def _window(self, claim: Claim) -> Window:
-        found = self._windows.get(claim.key)
+    def _window(self, limit: Limit, key: str) -> Window:
+        found = self._windows.get(key)
         if found is None:
-            found = claim.limit, new_window(claim.limit)
-            self._windows[claim.key] = found
-            self._watched.append(claim.key)
+            found = limit, new_window(limit)
+            self._windows[key] = found
+            self._watched.append(key)
         return found[1]
 
     def _evict(self, now_us: int) -> None:

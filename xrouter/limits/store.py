@@ -9,7 +9,14 @@ from xrouter.limits.limit import Change, Claim, Decision
 
 
 class StoreDown(Exception):
-    """The store cannot count now. Not a refusal: what follows is the filter's `on_store_failure`."""
+    """The store cannot count now. Not a refusal: what follows is the filter's `on_store_failure`.
+
+    `sent`: whether the call may have run all the same.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
 
 
 @dataclass(slots=True)
@@ -26,7 +33,9 @@ class Counters:
 class LimitStore(Protocol):
     """Where limits are counted. One per process, kept over reloads of the configuration."""
 
-    counters: Counters
+    @property
+    def counters(self) -> Counters:
+        """What has been counted so far."""
 
     @property
     def degraded(self) -> bool:

@@ -137,8 +137,8 @@ class TokenBucket:
 
 
 def _refill_us(limit: Limit, amount: int) -> int:
-    """How long the bucket needs to refill by `amount`, rounded up: never faster than the limit says."""
-    return -(-amount * limit.window_us // limit.amount)
+    """How long the bucket needs to refill by `amount`. Rounded down, so that a burst of single uses fits whole."""
+    return amount * limit.window_us // limit.amount
 
 
 class Slots:

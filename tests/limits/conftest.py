@@ -1,0 +1,30 @@
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from kit.redis_server import RedisServer, running_redis
+
+from xrouter.limits.redis_client import open_client
+from xrouter.limits.redis_store import RedisStore
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One server for the tests that do not harm it; each takes keys of its own, or flushes."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server to kill and to freeze."""
+    with running_redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def redis_store(redis: RedisServer) -> AsyncIterator[RedisStore]:
+    store = RedisStore(open_client(redis.url))
+    await store.start()
+    yield store
+    await store.aclose()

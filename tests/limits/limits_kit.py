@@ -1,0 +1,56 @@
+"""Limits and claims for tests, and time that passes for either store."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from kit.keys import HandWorld
+
+from xrouter.limits.limit import Change, Claim, Decision, Limit
+from xrouter.limits.memory import MemoryStore
+from xrouter.limits.store import LimitStore
+
+
+def limit(**fields: Any) -> Limit:
+    chosen: dict[str, Any] = {"name": "l", "per": "key", "kind": "requests", "amount": 3, "window_s": 1, **fields}
+    chosen.setdefault("burst", chosen["amount"])
+    return Limit(**chosen)
+
+
+def claim(wanted: Limit, amount: int = 1, subject: str = "k") -> Claim:
+    return Claim(wanted, f"xrl:{{acc}}:{wanted.name}:{wanted.strategy[0]}{wanted.window_s}:{subject}", amount)
+
+
+def change(of: Claim, decision: Decision, delta: int, index: int = 0) -> Change:
+    return Change(of.limit, of.key, decision.states[index].mark, delta)
+
+
+class TimedStore(Protocol):
+    """A store and a way to let time pass for it."""
+
+    store: LimitStore
+
+    async def pass_s(self, seconds: float) -> None: ...
+
+
+class InMemory:
+    def __init__(self) -> None:
+        self.world = HandWorld()
+        self.store = MemoryStore(self.world)
+
+    async def pass_s(self, seconds: float) -> None:
+        self.world.advance(seconds)
+
+
+class InRedis:
+    """Its time is the server's, so tests of it use windows of a fraction of a second and wait."""
+
+    def __init__(self, store: LimitStore) -> None:
+        self.store = store
+
+    async def pass_s(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+async def admitted(store: LimitStore, claims: Sequence[Claim], lease: str = "r") -> bool:
+    return (await store.admit(lease, claims)).admitted

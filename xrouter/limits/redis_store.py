@@ -1,0 +1,204 @@
+"""Limits counted in Redis: exact for all workers and replicas that share it.
+
+One admission is one call of `limits.lua`, which no other call can come between. In a cluster a call reaches one node only:
+there the limits of one account, which share a hash tag, are one call; those of an address, a model, a tier or an upstream
+are further calls, one after another, and if one refuses, the earlier ones are given back. That is still all or none, though
+others may for a moment see what is then given back.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
+
+from xrouter.limits.limit import Change, Claim, Decision, Limit, State
+from xrouter.limits.redis_client import Client
+from xrouter.limits.redis_link import Arg, RedisLink, Reply
+from xrouter.limits.store import Counters, StoreDown
+
+log = logging.getLogger("xrouter.limits")
+Part = TypeVar("Part", Claim, Change)
+
+LEASE_S: Final = 15.0
+_MOST_KEPT: Final = 10_000  # corrections that wait for a server that is away
+_CHUNK: Final = 200  # changes in one call: the script holds up others for some 2 ms at most
+
+
+class RedisStore:
+    """`cluster`: whether the keys of one call must share a hash tag. `lease_s`: a dead process keeps its places so long."""
+
+    def __init__(self, client: Client, *, cluster: bool = False, lease_s: float = LEASE_S) -> None:
+        self._counters = Counters()
+        self._link = RedisLink(client, self._recovered)
+        self._cluster = cluster
+        self._lease_s = lease_s
+        self._lease_us = int(lease_s * 1_000_000)
+        self._held: dict[tuple[str, str], Limit] = {}  # the leases of requests under way, by key and lease
+        self._kept: deque[Change] = deque()
+        self._renewing: asyncio.Task[None] | None = None
+        self._replaced = False
+
+    @property
+    def counters(self) -> Counters:
+        self._counters.store_errors = self._link.errors
+        return self._counters
+
+    @property
+    def degraded(self) -> bool:
+        return self._link.degraded
+
+    async def start(self) -> None:
+        await self._link.start()
+        self._renewing = asyncio.create_task(self._renew_forever(), name="limits: leases")
+
+    async def aclose(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+        await self._link.aclose()
+
+    async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
+        keys = [claim.key for claim in claims] + [change.key for change in otherwise]
+        if not self._cluster or len(set(map(_tag, keys))) == 1:
+            return await self._admit_at_once(lease, claims, otherwise)
+        return await self._admit_in_turn(lease, claims, otherwise)
+
+    async def _admit_at_once(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change]) -> Decision:
+        reply = self._link.call(*self._encode(lease, claims, otherwise))
+        try:
+            return self._decision(lease, claims, await asyncio.shield(reply))
+        except asyncio.CancelledError:
+            # Nobody will hear the answer: whatever it is, in the end nothing is taken and `otherwise` is applied.
+            reply.add_done_callback(lambda done: self._undo(done, lease, claims, otherwise))
+            raise
+
+    async def _admit_in_turn(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change]) -> Decision:
+        states: dict[str, State] = {}
+        undo: list[Change] = []
+        try:
+            for group in _by_tag(claims):
+                decision = await self._admit_at_once(lease, group, ())
+                states.update(zip((claim.key for claim in group), decision.states, strict=True))
+                if not decision.admitted:
+                    break
+                undo += _given_back(group, decision)
+            else:
+                return Decision(True, tuple(states[claim.key] for claim in claims))
+        except StoreDown:
+            self.settle(undo)
+            raise
+        except asyncio.CancelledError:
+            self.settle([*undo, *otherwise])
+            raise
+        self.settle([*undo, *otherwise])
+        return Decision(False, tuple(states.get(claim.key) or _unasked(claim) for claim in claims))
+
+    def settle(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.limit.kind == "concurrency" and change.delta < 0:
+                self._held.pop((change.key, str(change.mark)), None)
+        for group in _by_tag(changes) if self._cluster else [list(changes)]:
+            for at in range(0, len(group), _CHUNK):
+                self._send(group[at : at + _CHUNK])
+
+    def _send(self, changes: list[Change]) -> None:
+        reply = self._link.call(*self._encode("", (), changes))
+        reply.add_done_callback(lambda done: self._sent(done, changes))
+
+    def _sent(self, done: asyncio.Future[Reply], changes: list[Change]) -> None:
+        """Keep what could not be sent until the server is back.
+
+        Where it is not known whether a call has run, only those changes are repeated of which a second time does no harm to
+        the limit: the end of a lease, and more use.
+        """
+        error = done.exception()
+        if not isinstance(error, StoreDown):
+            return
+        for change in changes:
+            if not error.sent or change.delta > 0 or (change.limit.kind == "concurrency" and change.delta < 0):
+                self._kept.append(change)
+        while len(self._kept) > _MOST_KEPT:
+            self._kept.popleft()
+            self._counters.lost_changes += 1
+
+    def _recovered(self) -> None:
+        kept, self._kept = list(self._kept), deque()
+        if kept:
+            self.settle(kept)
+        self._renew()
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 3)
+            self._renew()
+
+    def _renew(self) -> None:
+        if self._held and not self._link.degraded:
+            self.settle([Change(limit, key, lease, 0) for (key, lease), limit in self._held.items()])
+
+    def _encode(self, lease: str, claims: Sequence[Claim], changes: Sequence[Change]) -> tuple[list[str], list[Arg]]:
+        """What limits.lua wants as KEYS and ARGV."""
+        args: list[Arg] = [len(claims), lease, self._lease_us]
+        for claim in claims:
+            limit = claim.limit
+            args += (_code(limit), limit.amount, limit.window_us, limit.burst, int(limit.shadow), claim.amount)
+        for change in changes:
+            limit = change.limit
+            args += (_code(limit), limit.amount, limit.window_us, change.mark, change.delta)
+        return [claim.key for claim in claims] + [change.key for change in changes], args
+
+    def _decision(self, lease: str, claims: Sequence[Claim], reply: Reply) -> Decision:
+        decision = _decode(lease, claims, reply)
+        if reply[1] and not self._replaced:
+            self._replaced = True
+            log.warning("limits: a key of Redis held something that is not a limit's state; it was replaced")
+        if decision.admitted:
+            for claim, state in zip(claims, decision.states, strict=True):
+                if claim.limit.kind == "concurrency" and state.fits:
+                    self._held[claim.key, lease] = claim.limit
+        return decision
+
+    def _undo(
+        self, done: asyncio.Future[Reply], lease: str, claims: Sequence[Claim], otherwise: Sequence[Change]
+    ) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return
+        decision = _decode(lease, claims, done.result())
+        if decision.admitted:
+            self.settle([*_given_back(claims, decision), *otherwise])
+
+
+def _decode(lease: str, claims: Sequence[Claim], reply: Reply) -> Decision:
+    states = []
+    for claim, at in zip(claims, range(2, len(reply), 5), strict=True):
+        fits, remaining, reset_us, retry_us, mark = reply[at : at + 5]
+        own_mark = lease if claim.limit.kind == "concurrency" else mark
+        states.append(State(bool(fits), remaining, reset_us, retry_us, own_mark))
+    return Decision(bool(reply[0]), tuple(states))
+
+
+def _given_back(claims: Sequence[Claim], decision: Decision) -> list[Change]:
+    pairs = zip(claims, decision.states, strict=True)
+    return [Change(c.limit, c.key, state.mark, -c.amount) for c, state in pairs if state.fits and c.amount]
+
+
+def _unasked(claim: Claim) -> State:
+    """Of a limit on a node that was not reached, since another one refused: nothing is known of it."""
+    return State(True, claim.limit.most, 0, 0, 0)
+
+
+def _code(limit: Limit) -> str:
+    return "c" if limit.kind == "concurrency" else limit.strategy[0]
+
+
+def _tag(key: str) -> str:
+    """The part of a key that decides which node of a cluster has it."""
+    return key[key.index("{") + 1 : key.index("}")]
+
+
+def _by_tag(parts: Iterable[Part]) -> list[list[Part]]:
+    groups: dict[str, list[Part]] = {}
+    for part in parts:
+        groups.setdefault(_tag(part.key), []).append(part)
+    return list(groups.values())
