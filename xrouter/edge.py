@@ -4,6 +4,7 @@ Nothing further in answers an error: filters and dispatch raise, and this turns 
 response has begun, dispatch has ended the stream properly; what is raised after that can only be logged.
 """
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -14,7 +15,7 @@ from xrouter import ids
 from xrouter.chain import Chain
 from xrouter.context import Endpoint, RequestContext
 from xrouter.endpoints import Router
-from xrouter.errors import InternalError, XRouterError
+from xrouter.errors import InternalError, ShuttingDown, XRouterError
 from xrouter.filters.base import Message, Receive, Scope, Send
 from xrouter.filters.body import ClientLeft
 from xrouter.observe.logs import LogWriter
@@ -57,6 +58,12 @@ class Edge:
             error = raised
         except ClientLeft:
             left = True
+        except asyncio.CancelledError:
+            if _cancelled_from_outside():
+                error = ShuttingDown()
+                raise
+            log.exception("request %s failed", ctx.request_id)
+            error = InternalError()
         except Exception:
             # Whatever a filter does, its request gets an answer and the others go on (F38).
             log.exception("request %s failed", ctx.request_id)
@@ -118,6 +125,12 @@ class Edge:
         error = error or (outcome.error if outcome else None)
         self.metrics.finished(ctx, status, seconds, response.overhead_s, error)
         self.log_writer.write(request_record(ctx, status, seconds, response.overhead_s, error))
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether the gateway stops this request, and not a filter that let a cancellation of its own escape (F38)."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class _Response:

@@ -31,7 +31,10 @@ class ClientWatch:
         assert self._watcher is not None
         assert self._task is not None
         self._watcher.cancel()
-        return self.left and isinstance(error, asyncio.CancelledError) and self._task.uncancel() == 0
+        if not self.left:
+            return False
+        others = self._task.uncancel()  # also where the block has turned the cancellation into another error
+        return isinstance(error, asyncio.CancelledError) and others == 0
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
