@@ -128,7 +128,7 @@ def running_gateway(
     config = folder / "xrouter.yaml"
     config.write_text(yaml if "store:" in yaml else f"store: {store}\n{yaml}")
     settings = load(config, environ)
-    settings = replace(settings, server=replace(settings.server, port=0, drain_s=2.0, **(server or {})))
+    settings = replace(settings, server=replace(settings.server, **{"port": 0, "drain_s": 2.0, **(server or {})}))
     secret = new_key(settings.store, **(key or {}))
     lines = LogLines()
     writer = LogWriter(lines)  # type: ignore[arg-type]  # all that is written to is write and flush
