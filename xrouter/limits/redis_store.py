@@ -155,7 +155,7 @@ class RedisStore:
             log.warning("limits: a key of Redis held something that is not a limit's state; it was replaced")
         if decision.admitted:
             for claim, state in zip(claims, decision.states, strict=True):
-                if claim.limit.kind == "concurrency" and state.fits:
+                if claim.limit.kind == "concurrency" and state.fits and claim.amount:
                     self._held[claim.key, lease] = claim.limit
         return decision
 

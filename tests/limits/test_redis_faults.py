@@ -1,0 +1,248 @@
+"""Rows F09, F10 and F12 of the fault matrix, below the filter: a real server killed, frozen, flushed and spoiled."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from kit.redis_server import RedisServer
+from limits_kit import admitted, change, claim, limit
+
+from xrouter.limits import redis_link
+from xrouter.limits.limit import Change
+from xrouter.limits.redis_client import open_client
+from xrouter.limits.redis_store import RedisStore
+from xrouter.limits.store import StoreDown
+
+WIDE = claim(limit(amount=1000, window_s=60))
+
+
+async def failure_s(store: RedisStore) -> float:
+    """How long a failing admission takes."""
+    began = time.monotonic()
+    with pytest.raises(StoreDown):
+        await store.admit("r", [WIDE])
+    return time.monotonic() - began
+
+
+async def until(condition: Callable[[], bool], within_s: float) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_f09_a_killed_server_costs_five_calls_little_and_the_rest_nothing(
+    redis: RedisServer, redis_store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails without the breaker: no gauge, no line in the log."""
+    assert await admitted(redis_store, [WIDE])
+    with caplog.at_level(logging.WARNING, "xrouter.limits"):
+        redis.kill()
+        first = [await failure_s(redis_store) for _ in range(5)]
+        assert max(first) < 0.06
+        assert redis_store.degraded
+        later = sorted([await failure_s(redis_store) for _ in range(200)])
+        assert later[180] < 0.001
+        assert redis_store.counters.store_errors >= 5
+        redis.start()
+        await until(lambda: not redis_store.degraded, 2.5)
+    assert await admitted(redis_store, [WIDE])
+    assert [record.message.split(" (")[0] for record in caplog.records] == [
+        "limits: Redis is away",
+        "limits: Redis is back",
+    ]
+
+
+async def test_f09_an_idle_gateway_notices_too(redis: RedisServer, redis_store: RedisStore) -> None:
+    redis.kill()
+    await until(lambda: redis_store.degraded, 2.5)
+
+
+async def test_f10_a_frozen_server_costs_one_deadline(redis: RedisServer, redis_store: RedisStore) -> None:
+    """Fails with redis-py's own retries and time-outs: the first call then takes seconds."""
+    assert await admitted(redis_store, [WIDE])
+    redis.freeze()
+    assert await failure_s(redis_store) < 0.12
+    storm = await asyncio.gather(*(failure_s(redis_store) for _ in range(20)))
+    assert max(storm) < 0.2
+    assert redis_store.degraded
+    assert sorted([await failure_s(redis_store) for _ in range(100)])[90] < 0.001
+    redis.thaw()
+    await until(lambda: not redis_store.degraded, 3.5)
+    assert await admitted(redis_store, [WIDE])
+
+
+async def test_f10_a_server_that_is_frozen_when_the_gateway_starts(redis: RedisServer) -> None:
+    redis.freeze()
+    store = RedisStore(open_client(redis.url))
+    await store.start()
+    assert store.degraded
+    redis.thaw()
+    await until(lambda: not store.degraded, 3.5)
+    assert await admitted(store, [WIDE])
+    await store.aclose()
+
+
+async def test_f12_a_server_that_forgets_everything_is_one_burst_more(
+    redis: RedisServer, redis_store: RedisStore
+) -> None:
+    three = claim(limit(window_s=60))
+    assert [await admitted(redis_store, [three]) for _ in range(4)] == [True] * 3 + [False]
+    redis.client().flushall()
+    assert [await admitted(redis_store, [three]) for _ in range(4)] == [True] * 3 + [False]
+
+
+async def test_f12_a_lost_script_is_loaded_again(redis: RedisServer, redis_store: RedisStore) -> None:
+    assert await admitted(redis_store, [WIDE])
+    redis.client().script_flush()
+    assert all(await asyncio.gather(*(admitted(redis_store, [WIDE]) for _ in range(30))))
+    assert (await redis_store.admit("r", [claim(WIDE.limit, 0)])).states[0].remaining == 1000 - 31
+    assert redis_store.counters.store_errors == 0
+
+
+@pytest.mark.parametrize("strategy", ["fixed_window", "sliding_window", "token_bucket", "concurrency"])
+async def test_f12_a_key_of_another_type_is_replaced(
+    redis: RedisServer, redis_store: RedisStore, caplog: pytest.LogCaptureFixture, strategy: str
+) -> None:
+    if strategy == "concurrency":
+        three = claim(limit(kind="concurrency", window_s=0))
+    else:
+        three = claim(limit(strategy=strategy, window_s=60))
+    for met_by in ("a claim", "a change"):
+        redis.client().delete(three.key)
+        redis.client().rpush(three.key, "not", "ours")
+        if met_by == "a change":
+            redis_store.settle([Change(three.limit, three.key, "gone", -1)])
+        assert [await admitted(redis_store, [three], f"r{n}") for n in range(4)] == [True] * 3 + [False]
+    replaced = [record for record in caplog.records if "replaced" in record.message]
+    assert len(replaced) == 1
+
+
+async def test_f12_a_slice_that_is_none_is_dropped(redis: RedisServer, redis_store: RedisStore) -> None:
+    three = claim(limit(window_s=60))
+    redis.client().hset(three.key, mapping={"1": "nonsense", "x": "5 5", "2": ""})
+    assert [await admitted(redis_store, [three]) for _ in range(4)] == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize("setting", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
+async def test_f12_a_server_that_takes_no_writes_is_away(
+    redis: RedisServer, redis_store: RedisStore, setting: tuple[str, str]
+) -> None:
+    """The probe writes: a reading one would close the breaker again and again."""
+    assert await admitted(redis_store, [WIDE])
+    redis.client().config_set(*setting)
+    for _ in range(5):
+        await failure_s(redis_store)
+    await asyncio.sleep(1.2)
+    assert redis_store.degraded
+    redis.client().config_set(setting[0], "0")
+    await until(lambda: not redis_store.degraded, 2.5)
+    assert await admitted(redis_store, [WIDE])
+
+
+async def test_a_dead_process_keeps_its_places_for_its_lease(redis: RedisServer, redis_store: RedisStore) -> None:
+    two = claim(limit(kind="concurrency", amount=2, window_s=0))
+    dead = RedisStore(open_client(redis.url), lease_s=0.6)
+    await dead.start()
+    assert [await admitted(dead, [two], f"d{n}") for n in range(2)] == [True, True]
+    assert not await admitted(redis_store, [two])
+    await dead.aclose()  # it renews nothing any more, and has given nothing back
+    await asyncio.sleep(0.65)
+    assert [await admitted(redis_store, [two], f"r{n}") for n in range(3)] == [True, True, False]
+
+
+async def test_a_long_request_keeps_its_place(redis: RedisServer) -> None:
+    """Fails without the renewal."""
+    store = RedisStore(open_client(redis.url), lease_s=0.3)
+    await store.start()
+    one = claim(limit(kind="concurrency", amount=1, window_s=0))
+    decision = await store.admit("long", [one])
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        assert not await admitted(store, [one], "other")
+    store.settle([change(one, decision, -1)])
+    assert await admitted(store, [one], "other")
+    await store.aclose()
+
+
+async def test_what_could_not_be_given_back_is_when_the_server_is_well_again(
+    redis: RedisServer, redis_store: RedisStore
+) -> None:
+    tokens, slot = (
+        claim(limit(name="t", kind="tokens", amount=100, window_s=60), 60),
+        claim(limit(name="c", kind="concurrency", amount=1, window_s=0)),
+    )
+    decision = await redis_store.admit("r", [tokens, slot])
+    redis.freeze()
+    for _ in range(5):
+        await failure_s(redis_store)
+    assert redis_store.degraded
+    redis_store.settle([change(tokens, decision, -50), change(slot, decision, -1, 1)])
+    redis.thaw()
+    await until(lambda: not redis_store.degraded, 3.5)
+    after = await redis_store.admit("s", [claim(tokens.limit, 0), slot])
+    assert (after.admitted, after.states[0].remaining) == (True, 90)
+
+
+async def test_corrections_that_wait_are_bounded(redis: RedisServer, redis_store: RedisStore) -> None:
+    redis.kill()
+    for _ in range(5):
+        await failure_s(redis_store)
+    redis_store.settle([Change(WIDE.limit, WIDE.key, 0, 1)] * 10_050)
+    await asyncio.sleep(0)
+    assert redis_store.counters.lost_changes == 50
+
+
+async def test_a_cancelled_admission_leaves_nothing_taken(redis: RedisServer, redis_store: RedisStore) -> None:
+    """Fails if the reply is forgotten with the caller: the script has run all the same."""
+    slots = claim(limit(kind="concurrency", amount=5, window_s=0))
+    for turns in range(12):
+        task = asyncio.create_task(redis_store.admit(f"r{turns}", [slots]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        if not isinstance(result, asyncio.CancelledError):
+            redis_store.settle([change(slots, result, -1)])
+    await asyncio.sleep(0.1)
+    look = await redis_store.admit("look", [claim(slots.limit, 0)])
+    assert look.states[0].remaining == 5
+    assert redis_store._held == {}
+
+
+async def test_closing_sends_what_is_queued(redis: RedisServer, shared_redis: RedisServer) -> None:
+    store = RedisStore(open_client(redis.url))
+    await store.start()
+    slot = claim(limit(kind="concurrency", amount=1, window_s=0))
+    decision = await store.admit("r", [slot])
+    store.settle([change(slot, decision, -1)])
+    await store.aclose()
+    assert redis.client().zcard(slot.key) == 0
+
+
+async def test_every_key_expires(redis: RedisServer, redis_store: RedisStore) -> None:
+    all_kinds = [claim(limit(name=s, strategy=s)) for s in ("fixed_window", "sliding_window", "token_bucket")]
+    all_kinds.append(claim(limit(name="c", kind="concurrency", window_s=0)))
+    decision = await redis_store.admit("r", all_kinds)
+    redis_store.settle([change(one, decision, 1, index) for index, one in enumerate(all_kinds[:3])])
+    await redis_store.admit("r", [claim(all_kinds[0].limit, 0)])
+    client = redis.client()
+    assert set(client.keys("xrl:{*")) == {one.key for one in all_kinds}
+    for one in all_kinds:
+        assert 0 < client.pttl(one.key) <= (15_001 if one is all_kinds[3] else 1_001)
+
+
+async def test_no_password_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = RedisStore(open_client("redis://user:CANARY@127.0.0.1:1/0"))
+    await store.start()
+    with pytest.raises(StoreDown) as caught:
+        await store.admit("r", [WIDE])
+    await store.aclose()
+    assert "CANARY" not in f"{caught.value!r} {caplog.text}"
+    assert "Redis is away" in caplog.text
+
+
+def test_the_script_is_called_by_its_real_name(shared_redis: RedisServer) -> None:
+    assert shared_redis.client().script_load(redis_link._SCRIPT) == redis_link._SHA
