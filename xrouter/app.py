@@ -15,6 +15,8 @@ from xrouter.config.settings import Settings
 from xrouter.edge import Edge
 from xrouter.filters.base import Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
+from xrouter.ledger.ledger import Ledger
+from xrouter.ledger.opening import open_ledger
 from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
 from xrouter.providers.upstreams import build_upstreams
@@ -57,6 +59,7 @@ class Gateway:
         self.draining = False
         self._engine: AsyncEngine | None = None
         self._keys: KeyRing | None = None
+        self._ledger: Ledger | None = None
         self._running: _Running | None = None
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -71,6 +74,8 @@ class Gateway:
         self._engine = await open_store(self.settings.store)
         self._keys = KeyRing(self._engine, self.world)
         await self._keys.start()
+        self._ledger = open_ledger(self._engine, self.world, lease_s=self.settings.ledger.hold_lease_s)
+        await self._ledger.start()
         self._running = await self._build(self.settings)
         self.metrics.registry.register(self._running.collector)
 
@@ -80,6 +85,8 @@ class Gateway:
             self._running.requests = 0
             await self._running.close_if_done()
         await asyncio.gather(*self._closings)
+        if self._ledger is not None:
+            await self._ledger.aclose()
         if self._keys is not None:
             await self._keys.aclose()
         if self._engine is not None:
@@ -115,12 +122,14 @@ class Gateway:
 
     async def _build(self, settings: Settings) -> _Running:
         assert self._keys is not None
+        assert self._ledger is not None
         upstreams = build_upstreams(settings.upstreams, self.world)
         services = Services(
             settings=settings,
             world=self.world,
             catalog=Catalog(settings),
             keys=self._keys,
+            ledger=self._ledger,
             upstreams=upstreams,
             breakers=Breakers(self.world),
         )

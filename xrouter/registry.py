@@ -14,6 +14,7 @@ from typing import Any
 FILTERS: Mapping[str, str] = {
     "auth": "xrouter.filters.auth:Auth",
     "body": "xrouter.filters.body:Body",
+    "quota": "xrouter.filters.quota:Quota",
     "rate_limit": "xrouter.filters.rate_limit:RateLimit",
     "routing": "xrouter.filters.routing:Routing",
     "token_count": "xrouter.filters.token_count:TokenCount",

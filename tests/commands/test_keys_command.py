@@ -121,7 +121,6 @@ def test_a_time_without_offset_is_utc(xrouter: Command) -> None:
         (["--limit", "-1"], "limit"),
         (["--limit", "1e3"], "at most 9 decimals"),
         (["--limit-reset", "hourly"], "invalid choice"),
-        (["--credits", "5"], "keeps no accounts yet"),
         (["--name", "a\nb"], "printable"),
     ],
 )

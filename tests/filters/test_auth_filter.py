@@ -16,6 +16,8 @@ from xrouter.context import Endpoint, RequestContext
 from xrouter.errors import Forbidden, Unauthorized, XRouterError
 from xrouter.filters.auth import Auth
 from xrouter.filters.base import Services
+from xrouter.ledger.ledger import Ledger
+from xrouter.ledger.opening import open_ledger
 from xrouter.secret import Secret
 from xrouter.store.key import NewKey
 from xrouter.upstream.breaker import Breakers
@@ -35,6 +37,7 @@ class Gateway:
     engine: AsyncEngine
     ring: KeyRing
     world: HandWorld
+    ledger: Ledger
     passed: list[RequestContext]
 
     async def request(self, *headers: Header, endpoint: Endpoint = CHAT, token: str = TOKEN) -> RequestContext:
@@ -50,6 +53,7 @@ class Gateway:
                 world=self.world,
                 catalog=Catalog(settings),
                 keys=self.ring,
+                ledger=self.ledger,
                 upstreams={},
                 breakers=Breakers(self.world),
             ),
@@ -74,8 +78,10 @@ class Gateway:
 async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
     engine, world = await fresh_engine(tmp_path), HandWorld()
     ring = KeyRing(engine, world)
+    ledger = open_ledger(engine, world, lease_s=60)
     await ring.start()
-    yield Gateway(engine, ring, world, [])
+    yield Gateway(engine, ring, world, ledger, [])
+    await ledger.aclose()
     await ring.aclose()
     await engine.dispose()
 

@@ -16,13 +16,17 @@ from typing import Final
 
 from msgspec import Struct
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xrouter.auth.issue import issue, reissue
 from xrouter.catalog import Catalog
+from xrouter.commands.credits import AUTHOR
 from xrouter.commands.key_output import EPOCH, KeyView, as_table, as_text, issued_view, view
 from xrouter.config.load import ConfigError, load
 from xrouter.config.settings import Settings
 from xrouter.errors import XRouterError
+from xrouter.ledger.direct import apply_within
+from xrouter.ledger.operations import Transfer
 from xrouter.store.amounts import parse_credits
 from xrouter.store.engine import StoreError, reason
 from xrouter.store.key import NewKey
@@ -122,8 +126,6 @@ async def _run(args: argparse.Namespace) -> KeyView | list[KeyView]:
 
 async def _create(work: _Work) -> KeyView:
     args, tiers = work.args, work.settings.tiers
-    if args.credits is not None:
-        raise UsageError("--credits: this version keeps no accounts yet")
     if args.tier is not None and args.tier not in tiers:
         raise UsageError(f"unknown tier {args.tier!r}; known: {', '.join(sorted(tiers)) or 'none'}")
     new = NewKey(
@@ -137,7 +139,25 @@ async def _create(work: _Work) -> KeyView:
         management=args.management,
         expires_at_us=args.expires,
     )
-    return issued_view(await issue(work.store, new), work.now_us)
+    return issued_view(await issue(work.store, new, _granting(work)), work.now_us)
+
+
+def _granting(work: _Work) -> Callable[[AsyncConnection], Awaitable[None]] | None:
+    """Adds the grant to the transaction that makes the key: both happen, or neither."""
+    if not work.args.credits:
+        return None
+    grant = Transfer(
+        kind="grant",
+        account=work.args.account,
+        amount_nano=work.args.credits,
+        reason=f"with the key {work.args.name}",
+        author=AUTHOR,
+    )
+
+    async def write(connection: AsyncConnection) -> None:
+        await connection.run_sync(apply_within, work.world, grant)
+
+    return write
 
 
 async def _list(work: _Work) -> list[KeyView]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol
 from xrouter.auth.keyring import KeyRing
 from xrouter.catalog import Catalog
 from xrouter.config.settings import Settings
+from xrouter.ledger.ledger import Ledger
 from xrouter.providers.upstreams import Upstream
 from xrouter.upstream.breaker import Breakers
 from xrouter.world import World
@@ -42,5 +43,6 @@ class Services:
     world: World
     catalog: Catalog
     keys: KeyRing
+    ledger: Ledger
     upstreams: Mapping[str, Upstream]
     breakers: Breakers

@@ -144,6 +144,13 @@ class PriceQuote:
             return self.of(target).rates.cost(usage, self.images)
         return max(price.rates.cost(usage, self.images) for price in self.prices.values())
 
+    def most(self, input_tokens: int, output_tokens: int) -> int:
+        """The most that so many tokens can cost at any target, whatever part of the output is reasoning."""
+        return max(
+            self.cost(Usage(input_tokens, output_tokens)),
+            self.cost(Usage(input_tokens, output_tokens, reasoning_tokens=output_tokens)),
+        )
+
     def provider_cost(self, usage: Usage, target: Target | None) -> int:
         """What the provider asks for `usage`, as far as the configuration says."""
         cost = self.of(target).cost

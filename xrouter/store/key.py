@@ -68,11 +68,7 @@ class NewKey:
     expires_at_us: int | None = None
 
     def __post_init__(self) -> None:
-        if not _ACCOUNT.fullmatch(self.account):
-            raise BadRequest(
-                "An account's name has 1 to 64 letters, digits and _ . : @ -, and begins with a letter or a digit",
-                param="account",
-            )
+        check_account(self.account)
         _check_name(self.name)
         _check_tier(self.tier)
         _check_models(self.models)
@@ -110,6 +106,15 @@ class KeyChanges(Struct, frozen=True, kw_only=True):
         return {
             field: list(value) if isinstance(value, tuple) else value for field, value in values if value is not UNSET
         }
+
+
+def check_account(account: str) -> None:
+    """Raises BadRequest for a name that no account may have. Those that begin with @ are the gateway's own."""
+    if not _ACCOUNT.fullmatch(account):
+        raise BadRequest(
+            "An account's name has 1 to 64 letters, digits and _ . : @ -, and begins with a letter or a digit",
+            param="account",
+        )
 
 
 def _check_name(name: str) -> None:

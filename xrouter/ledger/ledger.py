@@ -1,0 +1,228 @@
+"""The ledger of one process: operations grouped into batches, holds kept alive, those of dead processes ended.
+
+Batches are natural: an operation that comes while nothing is being written is written in the same turn of the event loop;
+what comes while a batch is under way makes the next one. No timer makes a lone request wait.
+
+What must happen is done by tasks that belong to the ledger (style lesson 9): a request that is cancelled while it settles is
+settled all the same, and `aclose` waits for that.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Final, TypeVar, cast
+
+from xrouter import ids
+from xrouter.errors import StoreUnavailable, XRouterError
+from xrouter.ledger.books import Books
+from xrouter.ledger.journal import Journal
+from xrouter.ledger.operations import (
+    Balance,
+    Expire,
+    ExtendHold,
+    HoldGranted,
+    OpenHold,
+    Operation,
+    ReleaseHold,
+    Renew,
+    Result,
+    Settled,
+    Settlement,
+    Transfer,
+)
+from xrouter.ledger.sweeper import Sweeper
+from xrouter.world import World
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_MOST_IN_BATCH: Final = 512
+_RETRY_FOR_S: Final = 1.2  # while the store fails, a settlement is tried again for so long (F14)
+_FIRST_RETRY_S: Final = 0.05
+
+
+class Ledger:
+    """`start()` before the first request; `aclose()` after the last. `lease_s`: the longest a dead process's hold stays.
+
+    `journal` keeps settlements that the store could not take; without one, they fail.
+    """
+
+    def __init__(self, books: Books, world: World, *, lease_s: float, journal: Journal | None = None) -> None:
+        self.holder = ids.time_ordered(world)
+        self._books = books
+        self._world = world
+        self._lease_us = round(lease_s * 1e6)
+        self._journal = journal
+        self._waiting: deque[tuple[Operation, asyncio.Future[Result]]] = deque()
+        self._put_off: deque[Operation] = deque()
+        self._writer: asyncio.Task[None] | None = None
+        self._owned: set[asyncio.Task[Any]] = set()
+        self._sweeper = Sweeper(self, world, lease_s)
+        self.batches = 0  # committed: a metric, with `operations`
+        self.operations = 0
+        self.journaled = 0  # settlements that had to go to the journal
+
+    async def start(self) -> None:
+        """Settle what dead processes have journaled, end their holds, begin to sweep. Raises StoreUnavailable."""
+        await self.renew()
+        await self.recover_journals()
+        await self.expire()
+        self._sweeper.start()
+
+    async def aclose(self) -> None:
+        """Wait until everything that has been asked for is done."""
+        await self._sweeper.aclose()
+        while self._owned or self._writer is not None:
+            await asyncio.gather(*self._owned, *([self._writer] if self._writer else []), return_exceptions=True)
+        try:
+            await self.recover_journals()
+            await self.catch_up()
+        except StoreUnavailable as error:
+            _log.error("the store failed to the end; the journal keeps what was settled: %s", error.detail)
+        if self._journal is not None:
+            await self._journal.aclose()
+        await self._books.aclose()
+
+    async def hold(
+        self, generation_id: str, account: str, key_hash: str, *, wanted_nano: int, least_nano: int
+    ) -> HoldGranted:
+        """Set credits aside for a request. Raises PaymentRequired and StoreUnavailable: nothing is held then.
+
+        Cancelled, or refused because the store failed, it leaves no hold, whatever became of the commit.
+        """
+        future = self._submit(OpenHold(generation_id, account, key_hash, wanted_nano, least_nano, self.holder))
+        try:
+            return cast(HoldGranted, await asyncio.shield(future))
+        except (asyncio.CancelledError, StoreUnavailable):
+            self._own(self._undo_hold(future, generation_id))
+            raise
+
+    async def extend(self, generation_id: str, *, more_nano: int, least_nano: int) -> HoldGranted:
+        """Let a hold grow. Raises PaymentRequired and StoreUnavailable."""
+        return cast(HoldGranted, await self._submit(ExtendHold(generation_id, more_nano, least_nano)))
+
+    async def settle(self, settlement: Settlement, *, delivered: bool) -> Settled:
+        """Charge a generation, once. Returns when that is durable. A caller who is cancelled cancels only his own waiting.
+
+        Raises StoreUnavailable if it could be made so nowhere. If the client has a part of the answer (`delivered`), it is
+        then settled as soon as the store is back; if it has nothing, it will be told so and its hold is released.
+        """
+        return await asyncio.shield(self._own(self._settle(settlement, delivered)))
+
+    async def release(self, generation_id: str) -> None:
+        """End a hold of which nothing is charged. While the store fails, that is put off."""
+        await asyncio.shield(self._own(self._release(generation_id)))
+
+    async def catch_up(self) -> None:
+        """Do what was put off while the store failed. Raises StoreUnavailable if it still does."""
+        while self._put_off:
+            await self._submit(self._put_off[0])
+            self._put_off.popleft()
+
+    async def transfer(self, transfer: Transfer) -> Balance:
+        """Grant, adjust or refund. Raises BadRequest, NotFound and StoreUnavailable."""
+        return cast(Balance, await self._submit(transfer))
+
+    async def renew(self) -> None:
+        """Say that this process lives."""
+        await self._submit(Renew(self.holder, self._lease_us))
+
+    async def expire(self) -> int:
+        """End the holds of dead processes; returns how many there were."""
+        total = 0
+        while ended := cast(int, await self._submit(Expire(self._lease_us))):
+            total += ended
+        if total:
+            _log.warning("%d holds of processes that are gone have expired", total)
+        return total
+
+    async def recover_journals(self) -> int:
+        """Settle what this and dead processes had to write to their journals; returns how many settlements."""
+        if self._journal is None:
+            return 0
+        total = await self._journal.recover(self._submit)
+        if total:
+            _log.warning("%d journaled settlements are in the ledger now", total)
+        return total
+
+    async def _settle(self, settlement: Settlement, delivered: bool) -> Settled:
+        deadline = self._world.monotonic() + _RETRY_FOR_S
+        pause_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return cast(Settled, await self._submit(settlement))
+            except StoreUnavailable as error:
+                if self._world.monotonic() + pause_s >= deadline:
+                    return await self._journaled(settlement, delivered, error)
+            await self._world.sleep(pause_s)
+            pause_s *= 2
+
+    async def _journaled(self, settlement: Settlement, delivered: bool, error: StoreUnavailable) -> Settled:
+        try:
+            if self._journal is None:
+                raise error
+            await self._journal.add(settlement)
+        except StoreUnavailable:
+            self._put_off.append(settlement if delivered else ReleaseHold(settlement.generation_id))
+            raise
+        self.journaled += 1
+        return Settled(settlement.generation_id, settlement.cost_nano, settlement.cost_nano, 0)
+
+    async def _release(self, generation_id: str) -> None:
+        operation = ReleaseHold(generation_id)
+        try:
+            await self._submit(operation)
+        except StoreUnavailable:
+            self._put_off.append(operation)
+
+    async def _undo_hold(self, future: "asyncio.Future[Result]", generation_id: str) -> None:
+        await asyncio.wait((future,))
+        if future.exception() is None or isinstance(future.exception(), StoreUnavailable):
+            await self._release(generation_id)
+
+    def _own(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
+        task = asyncio.create_task(work)
+        self._owned.add(task)
+        task.add_done_callback(self._disowned)
+        return task
+
+    def _disowned(self, task: "asyncio.Task[Any]") -> None:
+        self._owned.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, XRouterError):
+            _log.error("an operation of the ledger failed", exc_info=error)
+
+    def _submit(self, operation: Operation) -> "asyncio.Future[Result]":
+        """Queued, an operation is carried out, whoever still waits for it."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append((operation, future))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(), name="ledger writer")
+        return future
+
+    async def _write(self) -> None:
+        try:
+            while self._waiting:
+                size = min(len(self._waiting), _MOST_IN_BATCH)
+                await self._write_batch([self._waiting.popleft() for _ in range(size)])
+        finally:
+            self._writer = None
+
+    async def _write_batch(self, batch: list[tuple[Operation, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._books.commit([operation for operation, _ in batch])
+        except Exception as error:  # whatever it is, nobody who waits may wait for ever
+            if not isinstance(error, XRouterError):
+                _log.exception("a batch of the ledger failed")
+            failure = error if isinstance(error, StoreUnavailable) else StoreUnavailable(detail=repr(error))
+            results = [failure] * len(batch)
+        else:
+            self.batches += 1
+            self.operations += len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.cancelled():
+                continue
+            if isinstance(result, XRouterError):
+                future.set_exception(result)
+                future.exception()  # a waiter who has gone leaves no complaint about an error that nobody saw
+            else:
+                future.set_result(result)

@@ -1,0 +1,121 @@
+"""What a person needs to understand a charge, kept with its generation as JSON (`generations.details`)."""
+
+from typing import Final
+
+import msgspec
+
+from xrouter.context import Attempt, Outcome, RequestContext
+
+_LONGEST_HEADER: Final = 512
+_APP_HEADERS: Final = {
+    b"http-referer": "referer",  # OpenRouter's name for it
+    b"referer": "referer",
+    b"x-title": "title",
+    b"x-openrouter-title": "title",
+    b"user-agent": "user_agent",
+}
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One try at one upstream. Times are seconds, `started_s` since the request came."""
+
+    upstream: str
+    model: str
+    status: int
+    error: str | None = None
+    kind: str | None = None
+    started_s: float = 0.0
+    duration_s: float = 0.0
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What one filter did about the request, in a few words for people, and how long it took."""
+
+    filter: str
+    decision: str
+    duration_s: float = 0.0
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    request_id: str
+    endpoint: str  # chat | completions | embeddings
+    requested: str  # the model as the client named it
+    streamed: bool
+    duration_s: float
+    first_token_s: float | None = None
+    upstream_id: str | None = None
+    served_model: str | None = None  # as the provider names it
+    native_finish_reason: str | None = None
+    error: str | None = None  # its type
+    attempts: tuple[AttemptRecord, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    output_cap: int | None = None  # max_tokens as it was sent upstream, if the balance set it
+    session_id: str | None = None
+    user: str | None = None
+    client_ip: str = ""
+    referer: str | None = None
+    title: str | None = None
+    user_agent: str | None = None
+
+
+read_details = msgspec.json.Decoder(Details).decode
+
+
+DECISIONS: Final = object()
+"""Key of `ctx.stash`: a list of `Decision`, to which whoever has decided something about the request may add."""
+
+
+def details(
+    ctx: RequestContext,
+    outcome: Outcome | None,
+    headers: list[tuple[bytes, bytes]],
+    *,
+    duration_s: float,
+    output_cap: int | None,
+) -> str:
+    """The details of a request as JSON. `headers` are the request's."""
+    request, app = ctx.call.request, _app(headers)
+    record = Details(
+        request_id=ctx.request_id,
+        endpoint=ctx.endpoint.name,
+        requested=ctx.route.requested,
+        streamed=ctx.call.stream,
+        duration_s=round(duration_s, 6),
+        first_token_s=round(outcome.first_token_s, 6) if outcome and outcome.first_token_s is not None else None,
+        upstream_id=outcome.upstream_id if outcome else None,
+        served_model=outcome.upstream_model if outcome else None,
+        native_finish_reason=outcome.native_finish_reason if outcome else None,
+        error=outcome.error.type if outcome and outcome.error else None,
+        attempts=tuple(map(_attempt, outcome.attempts)) if outcome else (),
+        decisions=tuple(ctx.stash.get(DECISIONS, ())),
+        output_cap=output_cap,
+        session_id=ctx.session_id or request.session_id,
+        user=request.user,
+        client_ip=ctx.client_ip,
+        referer=app.get("referer"),
+        title=app.get("title"),
+        user_agent=app.get("user_agent"),
+    )
+    return msgspec.json.encode(record).decode()
+
+
+def _attempt(attempt: Attempt) -> AttemptRecord:
+    return AttemptRecord(
+        attempt.upstream,
+        attempt.model,
+        attempt.status,
+        attempt.error,
+        attempt.kind,
+        round(attempt.started_s, 6),
+        round(attempt.duration_s, 6),
+    )
+
+
+def _app(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Which application asked, as far as it says so."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        field = _APP_HEADERS.get(name)
+        if field is not None and field not in found:
+            found[field] = value.decode("latin-1")[:_LONGEST_HEADER]
+    return found

@@ -1,0 +1,88 @@
+"""What accounts and keys have: read-only views of the ledger. Each method reads one consistent state."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from xrouter.store.ledger_rows import Generation
+from xrouter.store.schema import accounts, entries, generations, holds, key_usage
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """`granted_nano` are all grants and adjustments, `charged_nano` all charges less refunds."""
+
+    name: str
+    balance_nano: int
+    held_nano: int
+    floor_nano: int
+    granted_nano: int
+    charged_nano: int
+
+    @property
+    def available_nano(self) -> int:
+        return self.balance_nano - self.held_nano - self.floor_nano
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpending:
+    """`day`: days since 1970, UTC, on which it last spent: `day_nano` is of that day, the others of its week and month."""
+
+    used_nano: int
+    held_nano: int
+    day: int
+    day_nano: int
+    week_nano: int
+    month_nano: int
+
+
+class Accounts:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def view(self, name: str) -> AccountView | None:
+        """One account; None if nothing was ever posted to it."""
+        credited = _total(entries.c.credit_account == name, entries.c.kind.in_(("grant", "adjustment")))
+        debited = _total(entries.c.debit_account == name, entries.c.kind == "adjustment")
+        charged = select(func.coalesce(func.sum(generations.c.charged_nano), 0)).where(generations.c.account == name)
+        refunded = _total(entries.c.credit_account == name, entries.c.kind == "refund")
+        query = select(
+            accounts.c.balance_nano,
+            accounts.c.held_nano,
+            accounts.c.floor_nano,
+            credited.scalar_subquery() - debited.scalar_subquery(),
+            charged.scalar_subquery() - refunded.scalar_subquery(),
+        ).where(accounts.c.name == name)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return None if row is None else AccountView(name, *map(int, row))
+
+    async def key_spending(self, key_hash: str) -> KeySpending:
+        """What a key has spent; nothing if it has no row."""
+        table = key_usage
+        query = select(
+            table.c.used_nano, table.c.held_nano, table.c.day, table.c.day_nano, table.c.week_nano, table.c.month_nano
+        ).where(table.c.key_hash == key_hash)
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(query)).one_or_none()
+        return KeySpending(0, 0, 0, 0, 0, 0) if row is None else KeySpending(*row)
+
+    async def generation(self, generation_id: str) -> Generation | None:
+        async with self._engine.connect() as connection:
+            row = (await connection.execute(select(generations).where(generations.c.id == generation_id))).one_or_none()
+        return None if row is None else Generation(*row)
+
+    async def imbalance_nano(self) -> int:
+        """0 as long as the ledger is right: what all balances together miss, and what holds and accounts disagree by."""
+        balances = select(func.coalesce(func.sum(accounts.c.balance_nano), 0))
+        held = select(func.coalesce(func.sum(accounts.c.held_nano), 0))
+        opened = select(func.coalesce(func.sum(holds.c.amount_nano), 0)).where(holds.c.state == "open")
+        async with self._engine.connect() as connection:
+            query = select(balances.scalar_subquery(), held.scalar_subquery(), opened.scalar_subquery())
+            total, in_accounts, in_holds = (await connection.execute(query)).one()
+        return abs(int(total)) + abs(int(in_accounts) - int(in_holds))
+
+
+def _total(*conditions: ColumnElement[bool]) -> Select[tuple[int]]:
+    return select(func.coalesce(func.sum(entries.c.amount_nano), 0)).where(*conditions)
