@@ -15,7 +15,7 @@ from xrouter import ids
 from xrouter.chain import Chain
 from xrouter.context import Endpoint, RequestContext
 from xrouter.endpoints import Router
-from xrouter.errors import InternalError, ShuttingDown, XRouterError
+from xrouter.errors import InternalError, MethodNotAllowed, ShuttingDown, XRouterError
 from xrouter.filters.base import Message, Receive, Scope, Send
 from xrouter.filters.body import ClientLeft
 from xrouter.observe.logs import LogWriter
@@ -54,6 +54,9 @@ class Edge:
             ctx.endpoint, ctx.path_args, ctx.openrouter = self.router.find(scope["path"], scope["method"])
             chain = self.chain.inference if ctx.endpoint.inference else self.chain.query
             await chain(scope, receive, response.send)
+        except MethodNotAllowed as raised:
+            ctx.response_headers.append((b"allow", ", ".join(self.router.methods(scope["path"])).encode()))
+            error = raised
         except XRouterError as raised:
             error = raised
         except ClientLeft:

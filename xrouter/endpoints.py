@@ -53,13 +53,21 @@ class Router:
 
         Raises NotFound for an unknown path, MethodNotAllowed for an unknown method of a known one.
         """
+        methods, args, openrouter = self._find(path)
+        endpoint = methods.get(method)
+        if endpoint is None:
+            raise MethodNotAllowed(f"This path takes {', '.join(sorted(methods))}")
+        return endpoint, args, openrouter
+
+    def methods(self, path: str) -> list[str]:
+        """What a known path takes: the `Allow` of a 405 (RFC 9110 section 15.5.6). Raises NotFound."""
+        return sorted(self._find(path)[0])
+
+    def _find(self, path: str) -> tuple[Mapping[str, Endpoint], dict[str, str], bool]:
         for prefix in _PREFIXES:
             if path.startswith(prefix):
                 methods, args = self._match(path[len(prefix) :])
-                endpoint = methods.get(method)
-                if endpoint is None:
-                    raise MethodNotAllowed(f"This path takes {', '.join(sorted(methods))}")
-                return endpoint, args, prefix == "/api/v1/"
+                return methods, args, prefix == "/api/v1/"
         raise NotFound("There is nothing at this path")
 
     def _match(self, path: str) -> tuple[Mapping[str, Endpoint], dict[str, str]]:
