@@ -121,6 +121,7 @@ class Gateway:
         )
 
     async def _build(self, settings: Settings) -> _Running:
+        assert self._engine is not None
         assert self._keys is not None
         assert self._ledger is not None
         upstreams = build_upstreams(settings.upstreams, self.world)
@@ -128,6 +129,7 @@ class Gateway:
             settings=settings,
             world=self.world,
             catalog=Catalog(settings),
+            store=self._engine,
             keys=self._keys,
             ledger=self._ledger,
             upstreams=upstreams,

@@ -52,6 +52,7 @@ class Gateway:
                 settings=settings,
                 world=self.world,
                 catalog=Catalog(settings),
+                store=self.engine,
                 keys=self.ring,
                 ledger=self.ledger,
                 upstreams={},

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from xrouter.auth.keyring import KeyRing
 from xrouter.catalog import Catalog
 from xrouter.config.settings import Settings
@@ -42,6 +44,7 @@ class Services:
     settings: Settings
     world: World
     catalog: Catalog
+    store: AsyncEngine
     keys: KeyRing
     ledger: Ledger
     upstreams: Mapping[str, Upstream]

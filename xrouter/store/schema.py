@@ -115,6 +115,21 @@ entries: Final = Table(
         sqlite_where=text("idempotency_key IS NOT NULL"),
         postgresql_where=text("idempotency_key IS NOT NULL"),
     ),
+    # The few entries that people made, apart from the many that requests made.
+    Index(
+        "ix_entries_given",
+        "credit_account",
+        "debit_account",
+        "amount_nano",
+        sqlite_where=text("kind IN ('grant', 'adjustment')"),
+        postgresql_where=text("kind IN ('grant', 'adjustment')"),
+    ),
+    Index(
+        "ix_entries_refunds",
+        "generation_id",
+        sqlite_where=text("kind = 'refund'"),
+        postgresql_where=text("kind = 'refund'"),
+    ),
 )
 
 # One row a request that was admitted. It is open until it ends in one of the other states, once.
@@ -226,3 +241,17 @@ def _usage_sums(name: str, period: str) -> Table:
 
 usage_hours: Final = _usage_sums("usage_hours", "hour")
 usage_days: Final = _usage_sums("usage_days", "day")  # of hours that are more than 62 days old
+
+# What was made under an Idempotency-Key; xrouter/store/idempotency.py. No secret can be read here.
+idempotent_answers: Final = Table(
+    "idempotent_answers",
+    metadata,
+    Column("owner", String(64), primary_key=True),  # the hash of the key that asked
+    Column("name_digest", String(64), primary_key=True),  # SHA-256 of the Idempotency-Key
+    Column("request_digest", String(64), nullable=False),  # SHA-256 of the request's body
+    Column("subject", String(64), nullable=False),  # what was made: a key's hash
+    Column("sealed", Text, nullable=False),  # a JWE, opened only with the asking key's own secret
+    Column("created_at_us", BigInteger, nullable=False),
+    Index(None, "created_at_us"),
+    sqlite_with_rowid=False,
+)
