@@ -77,6 +77,7 @@ class Principal:
     tier: str | None = None
     models: frozenset[str] | None = None  # the models this key may use; None: all
     management: bool = False
+    operator: bool = False  # the admin token: manages every account
 
 
 @dataclass(frozen=True, slots=True)

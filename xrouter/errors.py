@@ -9,6 +9,7 @@
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408
     ├── PayloadTooLarge 413
+    ├── Unprocessable 422
     ├── RateLimited 429
     ├── InternalError 500
     ├── ShuttingDown 503
@@ -133,6 +134,11 @@ class RequestTimeout(XRouterError):
 class PayloadTooLarge(XRouterError):
     status, type, origin, error_type = 413, "payload_too_large", Origin.CLIENT, "payload_too_large"
     message = "The request body is too large"
+
+
+class Unprocessable(XRouterError):
+    status, type, origin, error_type = 422, "unprocessable", Origin.CLIENT, "unprocessable"
+    message = "The request contradicts an earlier one"
 
 
 class RateLimited(XRouterError):

@@ -9,7 +9,7 @@ from xrouter.context import Endpoint, Principal, RequestContext, context
 from xrouter.errors import Forbidden, Unauthorized
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 
-_ADMIN: Final = Principal(key_id="admin", account="admin", name="admin token", management=True)
+_ADMIN: Final = Principal(key_id="admin", account="admin", name="admin token", management=True, operator=True)
 _CHALLENGE: Final = (b"www-authenticate", b"Bearer")  # RFC 9110 section 15.5.2: a 401 says how to do better
 
 
@@ -43,31 +43,31 @@ class Auth:
 
     async def _principal(self, scope: Scope, ctx: RequestContext) -> Principal:
         try:
-            credential = _credential(scope["headers"])
+            presented = credential(scope["headers"])
             # Digests are compared, so the time tells nothing about the token, its length included.
-            if self.admin_digest and compare_digest(sha256(credential).digest(), self.admin_digest):
+            if self.admin_digest and compare_digest(sha256(presented).digest(), self.admin_digest):
                 return _ADMIN
-            return await self.keys.authenticate(credential.decode("latin-1"), ctx.client_ip)
+            return await self.keys.authenticate(presented.decode("latin-1"), ctx.client_ip)
         except Unauthorized:
             ctx.response_headers.append(_CHALLENGE)
             raise
 
 
-def _credential(headers: list[tuple[bytes, bytes]]) -> bytes:
+def credential(headers: list[tuple[bytes, bytes]]) -> bytes:
     """The one credential of a request. Two are refused: different parts of a system could each believe another one."""
     found: bytes | None = None
     for name, value in headers:
         if name == b"authorization":
-            scheme, _, credential = value.partition(b" ")
+            scheme, _, given = value.partition(b" ")
             if scheme.lower() != b"bearer":
                 raise Unauthorized(detail="an Authorization header of another scheme than Bearer")
         elif name == b"x-api-key":
-            credential = value
+            given = value
         else:
             continue
         if found is not None:
             raise Unauthorized(detail="more than one credential")
-        found = credential.strip(b" ")
+        found = given.strip(b" ")
     if not found:
         raise Unauthorized(detail="no credential")
     return found

@@ -29,24 +29,26 @@ class Body:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
-        _check_headers(scope["headers"], self.max_bytes)
-        ctx.call = read_call(ctx.endpoint.name, await self._read(receive))
+        ctx.call = read_call(ctx.endpoint.name, await read_body(scope, receive, self.max_bytes))
         await self.app(scope, receive, send)
 
-    async def _read(self, receive: Receive) -> bytes:
-        pieces: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeft
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > self.max_bytes:
-                raise _too_large(self.max_bytes)
-            pieces.append(piece)
-            if not message.get("more_body", False):
-                return b"".join(pieces)
+
+async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    """The whole body. Raises PayloadTooLarge as soon as it is known to be longer, and ClientLeft."""
+    _check_headers(scope["headers"], max_bytes)
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        piece = message.get("body", b"")
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        pieces.append(piece)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
 
 
 def _check_headers(headers: list[tuple[bytes, bytes]], max_bytes: int) -> None:

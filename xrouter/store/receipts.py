@@ -1,7 +1,7 @@
 """Reading what is kept of one generation: its row, its price, its hold and the entries that it made."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Row, Select, literal_column, select, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,8 +55,8 @@ _PRICE: Final = (prices.c.version, prices.c.model, prices.c.since, prices.c.rate
 _HOLD: Final = (holds.c.state, holds.c.opened_at_us, holds.c.closed_at_us)
 
 
-def _whole(generation_id: str, account: str | None) -> Select[tuple[object, ...]]:
-    query: Select[tuple[object, ...]] = (
+def _whole(generation_id: str, account: str | None) -> Select[Any]:
+    query: Select[Any] = (
         select(
             *(generations.c[name] for name in Generation._fields), *_PRICE, *_HOLD, api_keys.c.name, api_keys.c.label
         )
@@ -68,7 +68,7 @@ def _whole(generation_id: str, account: str | None) -> Select[tuple[object, ...]
     return query if account is None else query.where(generations.c.account == account)
 
 
-def _entries_of(generation_id: str) -> Select[tuple[object, ...]]:
+def _entries_of(generation_id: str) -> Select[Any]:
     """In two parts, each in the words of a partial index: there is no index of all entries by generation."""
     parts = (
         select(*_ENTRY).where(entries.c.generation_id == generation_id, literal_column(kinds))
@@ -88,15 +88,15 @@ async def read_receipt(engine: AsyncEngine, generation_id: str, account: str | N
     return _receipt(row, [ReceiptEntry(*entry) for entry in posted])
 
 
-def _receipt(row: Row[tuple[object, ...]], posted: list[ReceiptEntry]) -> Receipt:
+def _receipt(row: Row[Any], posted: list[ReceiptEntry]) -> Receipt:
     values = list(row)
     columns, rest = values[: len(Generation._fields)], values[len(Generation._fields) :]
     price, hold, key = rest[: len(_PRICE)], rest[len(_PRICE) : -2], rest[-2:]
     return Receipt(
-        generation=Generation(*columns),  # type: ignore[arg-type]  # the columns of the schema, in its order
-        price=PriceVersion(*price),  # type: ignore[arg-type]
-        hold=None if hold[0] is None else ReceiptHold(*hold),  # type: ignore[arg-type]
-        key_name=key[0],  # type: ignore[arg-type]
-        key_label=key[1],  # type: ignore[arg-type]
+        generation=Generation(*columns),
+        price=PriceVersion(*price),
+        hold=None if hold[0] is None else ReceiptHold(*hold),
+        key_name=key[0],
+        key_label=key[1],
         entries=tuple(posted),
     )

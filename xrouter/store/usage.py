@@ -12,7 +12,9 @@ from xrouter.store.ledger_rows import KeyUsage
 from xrouter.store.schema import accounts, entries, generations, key_usage, usage_hours
 
 _HOURS: Final = 24
-_GIVEN: Final = literal_column("kind IN ('grant', 'adjustment')")  # in the words of the partial index
+_GIVEN: Final[ColumnElement[bool]] = literal_column(
+    "kind IN ('grant', 'adjustment')"
+)  # in the words of the partial index
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +118,14 @@ async def read_key_usage(engine: AsyncEngine, keys: Sequence[KeyLimit], day: int
         key_usage.c.key_hash.in_([key.hash for key in keys])
     )
     async with engine.connect() as connection:
-        found = {row[0]: row[1:] for row in await connection.execute(query)}
-    return [
-        KeyUsage(key.hash, *found.get(key.hash, (0, 0, day, 0, 0, 0)), key.limit_nano, key.limit_reset) for key in keys
-    ]
+        found = {row[0]: row for row in await connection.execute(query)}
+    usages = []
+    for key in keys:
+        _, held, used, last_day, of_day, of_week, of_month = found.get(key.hash, (key.hash, 0, 0, day, 0, 0, 0))
+        usages.append(
+            KeyUsage(key.hash, held, used, last_day, of_day, of_week, of_month, key.limit_nano, key.limit_reset)
+        )
+    return usages
 
 
 async def read_last_used(engine: AsyncEngine, key_hashes: Sequence[str]) -> dict[str, int]:

@@ -52,7 +52,9 @@ class Renderer(ABC):
 
 def credits(nano: int) -> Decimal:
     """Nanocredits as credits, exact: the form in which amounts leave as JSON numbers."""
-    return Decimal(nano).scaleb(-9).normalize() if nano else Decimal(0)
+    amount = Decimal(nano).scaleb(-9)
+    whole = amount.to_integral_value()
+    return whole if whole == amount else amount.normalize()
 
 
 def usage_object(usage: Usage, cost: int | None) -> dict[str, Any]:
