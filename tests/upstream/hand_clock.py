@@ -30,15 +30,20 @@ class HandClock:
         heapq.heappush(self._sleepers, (self._now + seconds, len(self._sleepers), woken))
         await woken
 
+    def jump(self, seconds: float) -> None:
+        """Time passes and nobody has woken yet: a loop that was held up."""
+        self._now += seconds
+
     async def advance(self, seconds: float) -> None:
         until = self._now + seconds
         await settle()
         while self._sleepers and self._sleepers[0][0] <= until:
-            self._now, _, woken = heapq.heappop(self._sleepers)
+            due, _, woken = heapq.heappop(self._sleepers)
+            self._now = max(self._now, due)
             if not woken.done():
                 woken.set_result(None)
             await settle()
-        self._now = until
+        self._now = max(self._now, until)
         await settle()
 
 

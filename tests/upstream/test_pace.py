@@ -40,6 +40,16 @@ async def test_idle_time_is_not_saved_up() -> None:
     assert [number for number, _ in passed] == [0, 1]
 
 
+async def test_lost_time_is_not_caught_up() -> None:
+    clock = HandClock()
+    passed, _ = await start(Pace("p", 10, 30, clock), clock, 4)
+    clock.jump(1.0)
+    await clock.advance(0)
+    assert passed == [(0, 0.0), (1, 1.0)]
+    await clock.advance(0.1)
+    assert passed[2:] == [(2, 1.1)]
+
+
 async def test_cancelled_call_gives_its_turn_away() -> None:
     clock = HandClock()
     passed, tasks = await start(Pace("p", 10, 30, clock), clock, 6)
@@ -66,7 +76,7 @@ async def test_no_newcomer_overtakes() -> None:
     clock = HandClock()
     pace = Pace("p", 10, 30, clock)
     passed, _ = await start(pace, clock, 3)
-    clock._now += 0.1  # the turn has come, and the sleeper has not woken yet
+    clock.jump(0.1)  # the turn has come, and the sleeper has not woken yet
     late, _ = await start(pace, clock, 1)
     assert late == []
     await clock.advance(1)
