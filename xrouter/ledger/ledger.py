@@ -107,7 +107,14 @@ class Ledger:
         Raises StoreUnavailable if it could be made so nowhere. If the client has a part of the answer (`delivered`), it is
         then settled as soon as the store is back; if it has nothing, it will be told so and its hold is released.
         """
-        return await asyncio.shield(self._own(self._settle(settlement, delivered)))
+        future = self._submit(settlement)
+        try:
+            return cast(Settled, await asyncio.shield(future))
+        except StoreUnavailable:
+            return await asyncio.shield(self._own(self._settle_again(settlement, delivered)))
+        except asyncio.CancelledError:
+            self._own(self._settle_unattended(future, settlement, delivered))
+            raise
 
     async def release(self, generation_id: str) -> None:
         """End a hold of which nothing is charged. While the store fails, that is put off."""
@@ -145,17 +152,27 @@ class Ledger:
             _log.warning("%d journaled settlements are in the ledger now", total)
         return total
 
-    async def _settle(self, settlement: Settlement, delivered: bool) -> Settled:
+    async def _settle_again(self, settlement: Settlement, delivered: bool) -> Settled:
+        """The store has failed: try for a while, then write to the journal."""
         deadline = self._world.monotonic() + _RETRY_FOR_S
         pause_s = _FIRST_RETRY_S
         while True:
+            await self._world.sleep(pause_s)
+            pause_s *= 2
             try:
                 return cast(Settled, await self._submit(settlement))
             except StoreUnavailable as error:
                 if self._world.monotonic() + pause_s >= deadline:
                     return await self._journaled(settlement, delivered, error)
-            await self._world.sleep(pause_s)
-            pause_s *= 2
+
+    async def _settle_unattended(
+        self, future: "asyncio.Future[Result]", settlement: Settlement, delivered: bool
+    ) -> Settled | None:
+        """The one who waited has been cancelled; what he asked for is done all the same."""
+        await asyncio.wait((future,))
+        if isinstance(future.exception(), StoreUnavailable):
+            return await self._settle_again(settlement, delivered)
+        return None
 
     async def _journaled(self, settlement: Settlement, delivered: bool, error: StoreUnavailable) -> Settled:
         try:

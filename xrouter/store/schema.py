@@ -188,7 +188,6 @@ generations: Final = Table(
     Column("day", Integer, nullable=False),  # days since 1970, UTC: the key's windows that it counts in
     Column("details", Text, nullable=False),  # JSON, xrouter.ledger.receipts.Details
     Index(None, "account", "id"),
-    Index(None, "key_hash", "id"),
 )
 
 # Every price that was ever charged by.

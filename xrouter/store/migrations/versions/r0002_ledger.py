@@ -113,7 +113,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_generations"),
     )
     op.create_index("ix_generations_account_id", "generations", ["account", "id"], unique=False)
-    op.create_index("ix_generations_key_hash_id", "generations", ["key_hash", "id"], unique=False)
     op.create_table(
         "prices",
         sa.Column("version", sa.String(length=16), nullable=False),
