@@ -25,10 +25,9 @@ from xrouter.context import ContractError, RequestContext
 from xrouter.events import Usage
 from xrouter.limits.credits import dearest, from_nano
 from xrouter.limits.headers import Standing, refusal, replace_headers, worst_refusal
-from xrouter.limits.limit import Change, Claim, Kind, Limit
+from xrouter.limits.limit import Claim, Kind, Limit
 from xrouter.limits.limiter import Answer, Limiter, Taken
 from xrouter.limits.rules import Rules
-from xrouter.limits.store import LimitStore
 from xrouter.limits.subject import models, state_key
 
 _ADMISSION: Final = object()  # where the admission is in ctx.stash
@@ -79,13 +78,10 @@ class Admission:
 
     def finish(self) -> None:
         """Put the real usage in the place of the reserved one, and end the concurrency leases. Never waits."""
-        changes: dict[LimitStore, list[Change]] = {}
-        for taken in self._taken:
-            if delta := self._correction(taken.claim):
-                changes.setdefault(taken.store, []).append(taken.change(delta))
-        self._taken = []
-        for store, all_of_it in changes.items():
-            store.settle(all_of_it)
+        taken, self._taken = self._taken, []
+        changes = [(one, delta) for one in taken if (delta := self._correction(one.claim))]
+        if changes:
+            self._limiter.settle(changes)
 
     async def _admit(self, claims: list[Claim]) -> None:
         if not claims:
@@ -98,7 +94,7 @@ class Admission:
             refused = worst_refusal(pairs)
             replace_headers(self._ctx.response_headers, [*self._standings, *pairs], refused)
             raise refusal(*refused)
-        self._taken = before + answer.taken()
+        self._taken = before + answer.taken
         told = {claim.key for claim in answer.claims}
         self._standings = [standing for standing in self._standings if standing[0].key not in told] + pairs
         replace_headers(self._ctx.response_headers, self._standings)

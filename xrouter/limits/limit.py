@@ -6,6 +6,7 @@ which stay exact in the doubles of Redis' Lua (until the year 2255).
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -59,7 +60,12 @@ class Limit:
 
     def share(self, parts: int) -> "Limit":
         """The same limit for one of `parts` processes that cannot count together; each is left at least 1."""
-        return replace(self, amount=max(1, self.amount // parts), burst=max(1, self.burst // parts))
+        return _share(self, parts)
+
+
+@lru_cache(maxsize=1000)
+def _share(limit: Limit, parts: int) -> Limit:
+    return replace(limit, amount=max(1, limit.amount // parts), burst=max(1, limit.burst // parts))
 
 
 class Claim(Struct, frozen=True):

@@ -1,6 +1,6 @@
 """Admission by the store, or by `on_store_failure` while the store is away."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -17,55 +17,83 @@ _PROBE_S: Final = 1.0  # a store that is away is asked again so often
 
 
 class Taken(Struct, frozen=True):
-    """What a request holds of one limit, and in which store: what was taken here is corrected here."""
+    """What a request holds of one limit: in the store, and noted in this process' share of it."""
 
-    store: LimitStore
     claim: Claim
-    mark: Mark
-
-    def change(self, delta: int) -> Change:
-        return Change(self.claim.limit, self.claim.key, self.mark, delta)
+    mark: Mark | None  # None: the store was away, and only the share holds it
+    share: Claim | None = None
+    share_mark: Mark = 0
 
 
 class Answer(Struct, frozen=True):
-    """`claims` are those that were asked about: a share of each limit where the store is away, none if all is allowed."""
+    """`claims` are those that were asked about: shares of the limits where the store is away, none if all is allowed."""
 
     decision: Decision
     claims: tuple[Claim, ...]
-    store: LimitStore
-
-    def taken(self) -> list[Taken]:
-        if not self.decision.admitted:
-            return []
-        pairs = zip(self.claims, self.decision.states, strict=True)
-        return [Taken(self.store, claim, state.mark) for claim, state in pairs if state.fits and claim.amount]
+    taken: list[Taken]
 
 
 class Limiter:
-    """`workers`: how many processes share each limit when they cannot count together."""
+    """`workers`: how many processes share each limit when they cannot count together.
+
+    Under `local_share` every admission by the store is noted in this process' share too. So when the store goes away in the
+    middle of a window, what this process has used of its share is known, and a limit that is nearly spent stays so.
+    """
 
     def __init__(self, store: LimitStore, on_store_failure: OnStoreFailure, workers: int, world: World) -> None:
         self.store = store
         self._on_store_failure = on_store_failure
-        self._local = MemoryStore(world)
         self._workers = workers
+        self._local = MemoryStore(world)
+        self._notes = on_store_failure == "local_share" and not isinstance(store, MemoryStore)  # which is never away
 
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Taken] = ()) -> Answer:
         """Take all of `claims`, or none and give all of `otherwise` back. Raises StoreUnavailable under `deny`."""
-        here = [taken.change(-taken.claim.amount) for taken in otherwise if taken.store is self.store]
-        elsewhere = [taken for taken in otherwise if taken.store is not self.store]
+        in_store = [
+            Change(taken.claim.limit, taken.claim.key, taken.mark, -taken.claim.amount)
+            for taken in otherwise
+            if taken.mark is not None
+        ]
         try:
-            answer = Answer(await self.store.admit(lease, claims, here), tuple(claims), self.store)
+            decision = await self.store.admit(lease, claims, in_store)
         except StoreDown as error:
             answer = await self._without_store(lease, claims, error)
             if not answer.decision.admitted:
                 # The call may have given back already. A lease can be ended twice, but a request not uncounted twice.
-                self.store.settle([change for change in here if change.limit.kind == "concurrency"])
+                self.store.settle([change for change in in_store if change.limit.kind == "concurrency"])
+        else:
+            answer = Answer(decision, tuple(claims), self._noted(lease, claims, decision))
         if not answer.decision.admitted:
-            for taken in elsewhere:
-                taken.store.settle([taken.change(-taken.claim.amount)])
+            self._local.settle([_in_share(taken, -taken.claim.amount) for taken in otherwise if taken.share])
         self._count(answer)
         return answer
+
+    def settle(self, changes: Iterable[tuple[Taken, int]]) -> None:
+        """Add to each what it is paired with. Never waits, never fails."""
+        changes = list(changes)
+        if self._notes:
+            self._local.settle([_in_share(taken, delta) for taken, delta in changes if taken.share])
+        in_store = [
+            Change(taken.claim.limit, taken.claim.key, taken.mark, delta)
+            for taken, delta in changes
+            if taken.mark is not None
+        ]
+        if in_store:
+            self.store.settle(in_store)
+
+    def _noted(self, lease: str, claims: Sequence[Claim], decision: Decision) -> list[Taken]:
+        if not decision.admitted:
+            return []
+        pairs = [
+            (claim, state.mark)
+            for claim, state in zip(claims, decision.states, strict=True)
+            if state.fits and claim.amount
+        ]
+        if not self._notes:
+            return [Taken(claim, mark) for claim, mark in pairs]
+        shares = [self._share(claim, claim.amount) for claim, _ in pairs]
+        marks = self._local.count(lease, shares)
+        return [Taken(claim, mark, share, own) for (claim, mark), share, own in zip(pairs, shares, marks, strict=True)]
 
     async def _without_store(self, lease: str, claims: Sequence[Claim], error: StoreDown) -> Answer:
         match self._on_store_failure:
@@ -74,18 +102,35 @@ class Limiter:
                     "The gateway cannot count its rate limits now; try again", retry_after_s=_PROBE_S, detail=str(error)
                 ) from error
             case "allow":
-                return Answer(Decision(True, ()), (), self.store)
+                return Answer(Decision(True, ()), (), [])
             case "local_share":
-                shares = tuple(map(self._share, claims))
-                return Answer(await self._local.admit(lease, shares), shares, self._local)
+                # A claim that is larger than the share, but not than the limit, takes the whole share.
+                shares = tuple(self._share(claim, self._cut(claim)) for claim in claims)
+                decision = await self._local.admit(lease, shares)
+                taken = [
+                    Taken(share, None, share, state.mark)
+                    for share, state in zip(shares, decision.states, strict=True)
+                    if decision.admitted and state.fits and share.amount
+                ]
+                return Answer(decision, shares, taken)
 
-    def _share(self, claim: Claim) -> Claim:
-        """The claim on this process' share of the limit; one that is larger than the share takes all of it."""
-        limit = claim.limit.share(self._workers)
-        return Claim(limit, claim.key, min(claim.amount, limit.most))
+    def _share(self, claim: Claim, amount: int) -> Claim:
+        return Claim(claim.limit.share(self._workers), claim.key, amount)
+
+    def _cut(self, claim: Claim) -> int:
+        return (
+            claim.amount
+            if claim.amount > claim.limit.most
+            else min(claim.amount, claim.limit.share(self._workers).most)
+        )
 
     def _count(self, answer: Answer) -> None:
         counters = self.store.counters
         for claim, state in zip(answer.claims, answer.decision.states, strict=True):
             if not state.fits:
                 (counters.shadow_refused if claim.limit.shadow else counters.refused)[claim.limit.name] += 1
+
+
+def _in_share(taken: Taken, delta: int) -> Change:
+    assert taken.share is not None
+    return Change(taken.share.limit, taken.share.key, taken.share_mark, delta)

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from xrouter.limits.limit import MICRO, Change, Claim, Decision, Limit, State
+from xrouter.limits.limit import MICRO, Change, Claim, Decision, Limit, Mark, State
 from xrouter.limits.store import Counters
 from xrouter.limits.windows import Window, new_window
 from xrouter.world import World
@@ -63,6 +63,17 @@ class MemoryStore:
         after = window.state(claim.limit, 0, now_us)
         mark = lease if claim.limit.kind == "concurrency" else after.mark
         return replace(after, fits=True, retry_us=0, mark=mark)
+
+    def count(self, lease: str, claims: Sequence[Claim]) -> list[Mark]:
+        """Take all claims whether they fit or not; returns where each was taken."""
+        now_us = self._now_us()
+        self._evict(now_us)
+        marks: list[Mark] = []
+        for claim in claims:
+            window = self._window(claim.limit, claim.key)
+            window.take(claim.limit, claim.amount, now_us, lease)
+            marks.append(lease if claim.limit.kind == "concurrency" else window.state(claim.limit, 0, now_us).mark)
+        return marks
 
     def settle(self, changes: Sequence[Change]) -> None:
         self._apply(changes, self._now_us())

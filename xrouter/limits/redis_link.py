@@ -4,8 +4,8 @@ Calls that are made in one turn of the event loop, or while an earlier batch is 
 CPU a call instead of some 100 (performance.md), and an idle call never waits for company.
 
 A pipeline has `deadline_s`, and what is queued behind one that fails, fails with it: a slow server is worse than none
-(incident I-25). After `_FAILURES` failed calls in a row the breaker opens: calls fail at once, and one probe
-a second looks whether the server is well again, so no client's request is used for that. The probe writes, since a read-only
+(incident I-25). After `_FAILURES` pipelines in a row that failed the breaker opens: calls fail at once, and one probe a
+second looks whether the server is well again, so no client's request is used for that. The probe writes, since a read-only
 or full server answers reads.
 """
 
@@ -19,13 +19,14 @@ from typing import Any, Final
 
 from redis.exceptions import NoScriptError, RedisError
 
+from xrouter.limits.patience import Patience
 from xrouter.limits.redis_client import Client
 from xrouter.limits.store import StoreDown
 
 log = logging.getLogger("xrouter.limits")
 
 DEADLINE_S: Final = 0.05
-_CONNECT_S: Final = 1.0  # a probe may connect, with TLS; a call uses a connection that is there
+_CONNECT_S: Final = 0.5  # a probe may connect, with TLS; a call uses a connection that is there
 _PROBE_S: Final = 1.0
 _FAILURES: Final = 5
 _BATCH: Final = (
@@ -34,9 +35,9 @@ _BATCH: Final = (
 _SCRIPT: Final = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
 _SHA: Final = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # what Redis calls a script by
 _PROBE_KEY: Final = "xrl:probe"
-_PROBE_ARGS: Final = (1, "", 0, "f", 1_000_000_000, 1_000_000, 0, 0, 1)
+_PROBE_ARGS: Final = (1, "", 0, "f 1000000000 1000000 0 0 1")
 
-Reply = list[int]
+Reply = bytes
 Arg = str | int
 
 
@@ -50,7 +51,7 @@ class _Call:
 class RedisLink:
     """`on_recovery` is called, on the loop, each time the server is well again after the breaker was open."""
 
-    def __init__(self, client: Client, on_recovery: Callable[[], None], *, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, client: Client, on_recovery: Callable[[], None], *, deadline_s: float) -> None:
         self.degraded = False
         self.errors = 0  # calls that failed or came too late
         self._client = client
@@ -103,19 +104,21 @@ class RedisLink:
 
     async def _flush(self, batch: list[_Call]) -> None:
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with Patience(self._deadline_s):
                 replies = await self._execute([(call.keys, call.args) for call in batch])
         except Exception as error:  # redis-py's, the network's, TLS's: whatever it is, the flusher goes on
             # What was queued meanwhile has waited for the same server as long: it fails with it, and not a deadline later.
             batch, self._queue = batch + self._queue, []
-            self._failed(error, len(batch))
+            self.errors += len(batch)
+            self._failed(error)
             for call in batch:
                 if not call.reply.done():
                     call.reply.set_exception(_down(error))
             return
         errors = [reply for reply in replies if isinstance(reply, Exception)]
         if errors:
-            self._failed(errors[-1], len(errors))
+            self.errors += len(errors)
+            self._failed(errors[-1])
         else:
             self._failures, self._answered = 0, True
         for call, reply in zip(batch, replies, strict=True):
@@ -143,9 +146,9 @@ class RedisLink:
             pipeline.evalsha(_SHA, len(keys), *keys, *args)
         return await pipeline.execute(raise_on_error=False)
 
-    def _failed(self, error: BaseException, calls: int) -> None:
-        self.errors += calls
-        self._failures += calls
+    def _failed(self, error: BaseException) -> None:
+        """A pipeline has failed. One alone may be a moment in which the machine had other things to do."""
+        self._failures += 1
         if self._failures >= _FAILURES:
             self._open(error)
 
@@ -173,7 +176,7 @@ class RedisLink:
         try:
             async with asyncio.timeout(_CONNECT_S):
                 await self._client.ping()
-            async with asyncio.timeout(self._deadline_s):
+            async with Patience(self._deadline_s):
                 (reply,) = await self._execute([([_PROBE_KEY], _PROBE_ARGS)])
             if isinstance(reply, Exception):
                 raise reply
@@ -203,4 +206,4 @@ def _down(error: BaseException) -> StoreDown:
 
 def _reason(error: BaseException) -> str:
     """For the operator: redis-py's messages name the server's place, and never the password."""
-    return f"no answer within {DEADLINE_S * 1000:.0f} ms" if isinstance(error, TimeoutError) else str(error)[:200]
+    return "it does not answer in time" if isinstance(error, TimeoutError) else str(error)[:200]

@@ -10,11 +10,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final, TypeVar
 
 from xrouter.limits.limit import Change, Claim, Decision, Limit, State
 from xrouter.limits.redis_client import Client
-from xrouter.limits.redis_link import Arg, RedisLink, Reply
+from xrouter.limits.redis_link import DEADLINE_S, Arg, RedisLink, Reply
 from xrouter.limits.store import Counters, StoreDown
 
 log = logging.getLogger("xrouter.limits")
@@ -26,11 +27,16 @@ _CHUNK: Final = 200  # changes in one call: the script holds up others for some 
 
 
 class RedisStore:
-    """`cluster`: whether the keys of one call must share a hash tag. `lease_s`: a dead process keeps its places so long."""
+    """`cluster`: whether the keys of one call must share a hash tag. `lease_s`: a dead process keeps its places so long.
 
-    def __init__(self, client: Client, *, cluster: bool = False, lease_s: float = LEASE_S) -> None:
+    `deadline_s`: what a call may take of a server that is well.
+    """
+
+    def __init__(
+        self, client: Client, *, cluster: bool = False, lease_s: float = LEASE_S, deadline_s: float = DEADLINE_S
+    ) -> None:
         self._counters = Counters()
-        self._link = RedisLink(client, self._recovered)
+        self._link = RedisLink(client, self._recovered, deadline_s=deadline_s)
         self._cluster = cluster
         self._lease_s = lease_s
         self._lease_us = int(lease_s * 1_000_000)
@@ -140,17 +146,13 @@ class RedisStore:
     def _encode(self, lease: str, claims: Sequence[Claim], changes: Sequence[Change]) -> tuple[list[str], list[Arg]]:
         """What limits.lua wants as KEYS and ARGV."""
         args: list[Arg] = [len(claims), lease, self._lease_us]
-        for claim in claims:
-            limit = claim.limit
-            args += (_code(limit), limit.amount, limit.window_us, limit.burst, int(limit.shadow), claim.amount)
-        for change in changes:
-            limit = change.limit
-            args += (_code(limit), limit.amount, limit.window_us, change.mark, change.delta)
+        args += [f"{_encoded(claim.limit)} {claim.amount}" for claim in claims]
+        args += [f"{_encoded(change.limit)} {change.delta} {change.mark}" for change in changes]
         return [claim.key for claim in claims] + [change.key for change in changes], args
 
     def _decision(self, lease: str, claims: Sequence[Claim], reply: Reply) -> Decision:
-        decision = _decode(lease, claims, reply)
-        if reply[1] and not self._replaced:
+        decision, replaced = _decode(lease, claims, reply)
+        if replaced and not self._replaced:
             self._replaced = True
             log.warning("limits: a key of Redis held something that is not a limit's state; it was replaced")
         if decision.admitted:
@@ -164,18 +166,20 @@ class RedisStore:
     ) -> None:
         if done.cancelled() or done.exception() is not None:
             return
-        decision = _decode(lease, claims, done.result())
+        decision, _ = _decode(lease, claims, done.result())
         if decision.admitted:
             self.settle([*_given_back(claims, decision), *otherwise])
 
 
-def _decode(lease: str, claims: Sequence[Claim], reply: Reply) -> Decision:
+def _decode(lease: str, claims: Sequence[Claim], reply: Reply) -> tuple[Decision, bool]:
+    """The decision, and whether a key was replaced that held something else."""
+    admitted, replaced, *rest = map(int, reply.split())
     states = []
-    for claim, at in zip(claims, range(2, len(reply), 5), strict=True):
-        fits, remaining, reset_us, retry_us, mark = reply[at : at + 5]
+    for claim, at in zip(claims, range(0, len(rest), 5), strict=True):
+        fits, remaining, reset_us, retry_us, mark = rest[at : at + 5]
         own_mark = lease if claim.limit.kind == "concurrency" else mark
         states.append(State(bool(fits), remaining, reset_us, retry_us, own_mark))
-    return Decision(bool(reply[0]), tuple(states))
+    return Decision(bool(admitted), tuple(states)), bool(replaced)
 
 
 def _given_back(claims: Sequence[Claim], decision: Decision) -> list[Change]:
@@ -188,8 +192,10 @@ def _unasked(claim: Claim) -> State:
     return State(True, claim.limit.most, 0, 0, 0)
 
 
-def _code(limit: Limit) -> str:
-    return "c" if limit.kind == "concurrency" else limit.strategy[0]
+@lru_cache(maxsize=1000)
+def _encoded(limit: Limit) -> str:
+    kind = "c" if limit.kind == "concurrency" else limit.strategy[0]
+    return f"{kind} {limit.amount} {limit.window_us} {limit.burst} {int(limit.shadow)}"
 
 
 def _tag(key: str) -> str:
