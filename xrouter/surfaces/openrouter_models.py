@@ -147,12 +147,13 @@ class ModelShapes:
             "links": {"details": f"/api/v1/models/{entry.id}/endpoints"},
         }
         if name != entry.id:
-            shape["alias_target"] = entry.id
+            shape["alias_target"] = {"name": entry.name, "slug": entry.id}
         return shape
 
     def _endpoint(self, entry: CatalogEntry, target: Target) -> dict[str, Any]:
         model = entry.settings
         parameters = sorted(self._upstreams[target.upstream].provider.parameters(model, target))
+        chooses = "tool_choice" in parameters
         return {
             "name": f"{target.upstream} | {entry.id}",
             "model_id": entry.id,
@@ -164,12 +165,13 @@ class ModelShapes:
             "max_prompt_tokens": None,
             "pricing": pricing(model.price),
             "quantization": None,
+            "service_tier": None,
             "status": 0,
             "supported_parameters": parameters,
             "supports_implicit_caching": self._upstreams[target.upstream].settings.provider == "gigachat",
-            "supports_tool_choice": {"literal_none": True, "literal_auto": True, "literal_required": True}
-            if "tool_choice" in parameters
-            else {"literal_none": False, "literal_auto": False, "literal_required": False},
+            "supports_tool_choice": {kind: chooses for kind in ("auto", "function", "none", "required")},
+            "native_tools": {},
+            "supports_diarization": False,
             "supports_voice_cloning": False,
             "uptime_last_5m": None,
             "uptime_last_30m": None,
