@@ -15,7 +15,8 @@ def shared() -> Iterator[Served]:
 
 @pytest.fixture
 def served(shared: Served) -> Served:
-    """The module's server with nothing seen yet."""
+    """The module's server with nothing open and nothing seen yet."""
+    shared.wait_until_idle()
     probe = shared.probe
     probe.started.clear()
     probe.seen.clear()

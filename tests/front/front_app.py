@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -82,6 +83,12 @@ class Probe:
         """Does not ask for the body for a while."""
         await asyncio.sleep(0.6)
         await self.do_echo(scope, receive, send)
+
+    async def do_late(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Answers after a while, without a look at the body."""
+        await asyncio.sleep(0.5)
+        await respond(send, b"late")
+        self.note(lambda: self.left.append(scope["path"]))
 
     async def do_stream(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Begins an answer at once, goes on once the client has sent its body, and ends."""
@@ -165,6 +172,11 @@ class Served(AbstractContextManager["Served"]):
     def client(self, **options: Any) -> RawClient:
         return RawClient((self.threaded.host, self.threaded.port), **options)
 
-    @property
-    def connections(self) -> set[Any]:
-        return self.threaded.server.server_state.connections
+    def wait_until_idle(self, timeout_s: float = 5.0) -> None:
+        """Until no connection and no request is left."""
+        state = self.threaded.server.server_state
+        deadline = time.monotonic() + timeout_s
+        while (state.connections or state.tasks) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert not state.connections
+        assert not state.tasks

@@ -1,9 +1,18 @@
 """Answers on the wire: framing by version and method, and apps that break."""
 
+import gc
 import logging
+import time
+from typing import Any
 
 import pytest
-from front_app import Served
+from front_app import Served, respond
+from kit.raw_client import RawClient
+
+from xrouter.front import ThreadedServer
+from xrouter.front.connection import Connection
+from xrouter.front.exchange import Exchange
+from xrouter.front.reader import Reader
 
 
 def get(path: bytes, version: bytes = b"1.1", method: bytes = b"GET", more: bytes = b"") -> bytes:
@@ -108,10 +117,59 @@ def test_app_that_breaks_in_its_answer_is_cut(served: Served, caplog: pytest.Log
 
 @pytest.mark.parametrize("length", [b"1", b"3"])
 def test_app_that_declares_another_length(served: Served, caplog: pytest.LogCaptureFixture, length: bytes) -> None:
-    """It sends two bytes: never more than declared on the wire, and the connection does not go on."""
+    """It sends two bytes. Never more than declared are on the wire, and the connection does not go on."""
     with served.client() as client:
         client.send(get(b"/headers?content-length=" + length))
         assert client.head()[0] == 200
-        assert len(client.rest()) < int(length) or length == b"1"
+        assert len(client.rest()) < int(length)
     assert "Content-Length" in caplog.text
     caplog.clear()
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [get(b"/a") * 2, b"garbage\r\n\r\n", get(b"/a", more=b"Content-Length: 9\r\n"), get(b"/hold"), get(b"/flood")],
+    ids=["served", "refused", "left in its body", "left in its answer", "left in a stream"],
+)
+def test_nothing_is_left_for_the_collector(served: Served, wire: bytes) -> None:
+    """What a request has used is freed by itself: collections are rare in the gateway."""
+    gc.collect()
+    gc.disable()
+    try:
+        with served.client() as client:
+            client.send(wire)
+            served.probe.wait(lambda: bool(served.probe.started or served.probe.refusals))
+        served.wait_until_idle()
+        served.probe.seen.clear()
+        assert [item for item in gc.get_objects() if isinstance(item, (Exchange, Connection, Reader))] == []
+    finally:
+        gc.enable()
+
+
+def test_on_disconnect_calls_back_once_the_client_leaves() -> None:
+    """Also when the callback is given after the client left, and never after a complete answer."""
+    called: list[str] = []
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await receive()
+        name = scope["path"]
+        on_disconnect = scope["xrouter.on_disconnect"]
+        if name != "/late":
+            on_disconnect(lambda: called.append(name))
+        if name == "/answered":
+            await respond(send, b"")
+        assert (await receive())["type"] == "http.disconnect"
+        if name == "/late":
+            on_disconnect(lambda: called.append(name))
+        called.append("end")
+
+    with ThreadedServer(app, lifespan="off") as threaded:
+        for name in (b"/waiting", b"/late", b"/answered"):
+            with RawClient((threaded.host, threaded.port)) as client:
+                client.send(get(name))
+                if name == b"/answered":
+                    assert client.answer().status == 200
+            while called[-1:] != ["end"]:
+                time.sleep(0.005)
+            called.append("next")
+    assert called == ["/waiting", "end", "next", "/late", "end", "next", "end", "next"]

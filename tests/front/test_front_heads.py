@@ -174,7 +174,7 @@ def assert_refusal(answer: Answer, status: int) -> None:
     assert answer.header("content-type") == "application/json"
     assert answer.header("date") is not None
     assert answer.header("server") is None
-    assert len(answer.header("x-request-id") or "") == 26
+    assert answer.header("x-request-id")
     error = answer.json()["error"]
     assert error["code"] == status
     assert set(error) == {"code", "type", "message", "param", "metadata"}
@@ -254,6 +254,7 @@ def test_the_scope(served: Served) -> None:
         local = client.socket.getsockname()
     ((scope, body),) = served.probe.seen
     assert body == b"!"
+    assert callable(scope.pop("xrouter.on_disconnect"))
     headers = [(b"host", b"h:1"), (b"x-one", b"1"), (b"x-one", b"2"), (b"content-length", b"1")]
     assert scope == {
         "type": "http",

@@ -94,7 +94,7 @@ def test_failing_lifespan_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_f21_stop_lets_requests_end() -> None:
-    with Served() as served, served.client() as busy, served.client() as idle, served.client() as begun:
+    with Served(drain_s=20) as served, served.client() as busy, served.client() as idle, served.client() as begun:
         idle.send(GET)
         assert idle.answer().status == 200
         begun.send(GET[:-2])
@@ -223,9 +223,7 @@ def test_f28_connections_above_the_cap_are_told(few_descriptors: None) -> None:
             assert answer.header("retry-after") == "1"
         for client in clients:
             client.close()
-        deadline = time.monotonic() + 1
-        while served.connections and time.monotonic() < deadline:
-            time.sleep(0.01)
+        served.wait_until_idle(1)
         with served.client() as client:
             client.send(GET)
             assert client.answer().status == 200
@@ -310,10 +308,7 @@ def test_f28_churn(shared: Served) -> None:
     with shared.client() as client:
         client.send(GET)
         assert client.answer().status == 200
-    deadline = time.monotonic() + 2
-    while shared.connections and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not shared.connections
+    shared.wait_until_idle(2)
 
 
 def test_what_uvicorn_asks_of_a_protocol() -> None:

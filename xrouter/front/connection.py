@@ -81,7 +81,6 @@ class Connection(asyncio.Protocol):
         "_app",
         "_app_state",
         "_client",
-        "_close_at",
         "_discarded",
         "_exchange",
         "_first",
@@ -126,10 +125,9 @@ class Connection(asyncio.Protocol):
         self._read_paused = False
         self.write_paused = False
         self._writable: asyncio.Event | None = None  # made when a `send` has to wait
-        self._unsent = 0
-        self._unsent_since = 0.0
+        self._unsent = 0  # bytes, when last looked at
+        self._unsent_since = 0.0  # when they were last seen to become fewer
         self._lingering = False
-        self._close_at = math.inf
 
     # The transport's calls.
 
@@ -160,7 +158,6 @@ class Connection(asyncio.Protocol):
         self._drop_exchange()
         self._phase = CLOSED
         self._lingering = False
-        self._close_at = self._loop.time() + self._front.limits.write_timeout_s
         self._arm()
 
     def pause_writing(self) -> None:
@@ -188,9 +185,7 @@ class Connection(asyncio.Protocol):
             if self._phase is CLOSED:
                 return
             if isinstance(error, XRouterError) and self._phase is not ANSWER:
-                if self._exchange is not before:
-                    self._exchange = None  # it has not started: the app never hears of a request that begins broken
-                self.refuse(error)
+                self.refuse(error)  # where all of it came at once, the app never hears of it
                 return
             self._surplus()
         exchange = self._exchange
@@ -290,6 +285,7 @@ class Connection(asyncio.Protocol):
             if exchange.started:
                 self._close(linger=False)
                 return
+        error.__traceback__ = error.__context__ = None  # they hold this connection; who is told may keep the error
         refusal = Refusal(time_ordered(self._front.world), self._client[0] if self._client else "", error)
         self.write(refusal.encoded(self._front.default_lines, head_only))
         self._close(linger=self._phase is not ANSWER)
@@ -331,18 +327,18 @@ class Connection(asyncio.Protocol):
                 self._pause_reading()
 
     def _close(self, linger: bool) -> None:
+        """Write out what is written, and close. `linger`: the client may still be sending."""
         self._phase = CLOSED
-        now = self._loop.time()
+        self._unsent = 0
+        self._lingering = False
         if self._transport.is_closing():
             return
         if linger and self._transport.can_write_eof():
             self._lingering = True
-            self._close_at = now + LINGER_S
+            self._since = self._loop.time()
             self._transport.write_eof()
             self._resume_reading()
         else:
-            self._lingering = False
-            self._close_at = now + self._front.limits.write_timeout_s
             self._transport.close()
         self._arm()
 
@@ -373,46 +369,38 @@ class Connection(asyncio.Protocol):
             exchange = self._exchange
             owed = exchange is not None and not exchange.expects_continue and not self._read_paused
             return self._since + limits.body_timeout_s if owed else math.inf
-        return self._close_at if phase is CLOSED else math.inf
+        return self._since + LINGER_S if self._lingering else math.inf
 
     def _look_due(self) -> float:
         """When to look at whether the client reads."""
-        if not self.write_paused or self._phase is CLOSED:
-            return math.inf
-        return self._loop.time() + self._front.limits.write_timeout_s / _WRITE_LOOKS
+        if self.write_paused or (self._phase is CLOSED and not self._lingering):
+            return self._loop.time() + self._front.limits.write_timeout_s / _WRITE_LOOKS
+        return math.inf
 
     def _arm(self) -> None:
         self._timer.arm(min(self._due(), self._look_due()))
 
     def _on_timer(self) -> None:
-        now = self._loop.time()
-        if self.write_paused and self._phase is not CLOSED:
-            unsent = self._transport.get_write_buffer_size()
-            if unsent < self._unsent:
-                self._unsent_since = now
-            elif now - self._unsent_since >= self._front.limits.write_timeout_s:
-                self._drop_exchange()
-                self._transport.abort()
-                return
-            self._unsent = unsent
-        if now >= self._due():
-            self._expire()
-        else:
-            self._arm()
-
-    def _expire(self) -> None:
-        if self._phase is HEAD and not self._reader.begun:
-            self._close(linger=False)  # silent, or idle between two requests: nobody waits for an answer
-        elif self._phase is not CLOSED:
-            self.refuse(RequestTimeout())
-        elif self._lingering:
-            self._lingering = False
-            self._close_at = self._loop.time() + self._front.limits.write_timeout_s
-            self._transport.close()
-            self._arm()
-        else:
+        if self._is_stuck():
             self._drop_exchange()
-            self._transport.abort()  # the client does not even read the answer
+            self._transport.abort()
+        elif self._loop.time() < self._due():
+            self._arm()
+        elif self._phase is HEAD and not self._reader.begun:
+            self._close(linger=False)  # silent, or idle between two requests: nobody waits for an answer
+        elif self._phase is CLOSED:
+            self._close(linger=False)
+        else:
+            self.refuse(RequestTimeout())
+
+    def _is_stuck(self) -> bool:
+        """Whether the client has taken nothing for too long of what is written."""
+        now = self._loop.time()
+        unsent, before = self._transport.get_write_buffer_size(), self._unsent
+        self._unsent = unsent
+        if not before or unsent < before:
+            self._unsent_since = now
+        return now - self._unsent_since >= self._front.limits.write_timeout_s
 
 
 def _address(name: object) -> tuple[str, int] | None:

@@ -19,6 +19,7 @@ Message = MutableMapping[str, Any]
 Scope = dict[str, Any]
 App = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
+ON_DISCONNECT = "xrouter.on_disconnect"  # key of `Exchange.on_disconnect` in the scope
 DISCARD_BYTES = 64 * 1024  # the most that is read of a request once its answer is known
 
 _STATUS_LINES = {
@@ -77,7 +78,10 @@ class Exchange:
         "_ended",
         "_left",
         "_news",
+        "_on_drop",
         "_scope",
+        "_version",
+        "bodiless",
         "complete",
         "dropped",
         "expects_continue",
@@ -89,29 +93,28 @@ class Exchange:
     def __init__(self, channel: Channel, scope: Scope, head: Head) -> None:
         self.keep_alive = head.keep_alive  # whether the connection may carry another request
         self.expects_continue = head.expects_continue and head.body_bytes != 0  # the client waits for "100 Continue"
+        self.bodiless = head.method == "HEAD"  # an answer has a head only
         self.whole = False  # the request's last byte has come
         self.started = False  # the answer's head is written
         self.complete = False  # the answer's last byte is written
         self.dropped = False  # the client is gone, or was answered in the app's place
         self._channel = channel
         self._scope = scope
+        self._version = head.version
         self._body_bytes = head.body_bytes
         self._body: bytes | bytearray = b""
         self._ended = False  # the app has been given the body's end
         self._news: asyncio.Event | None = None  # made when `receive` has to wait
+        self._on_drop: Callable[[], None] | None = None
         self._chunked = False
         self._left: int | None = None  # bytes of a declared answer that are still owed
+        scope[ON_DISCONNECT] = self.on_disconnect
 
     # The connection's side.
 
     @property
     def buffered(self) -> int:
         return len(self._body)
-
-    @property
-    def bodiless(self) -> bool:
-        """Whether an answer to this request has a head only."""
-        return bool(self._scope["method"] == "HEAD")
 
     def feed(self, data: bytes) -> None:
         if not self._body:
@@ -130,6 +133,20 @@ class Exchange:
     def drop(self) -> None:
         self.dropped = True
         self._wake()
+        callback, self._on_drop = self._on_drop, None  # a client leaves once
+        if callback is not None and not self.complete:
+            callback()
+
+    def on_disconnect(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` when the client leaves before its answer is complete; at once if it has left. None: no more.
+
+        What `receive` tells, without a task that waits for it: a task, its cancellation and its traceback cost a request
+        more than the rest of the front does.
+        """
+        if callback is not None and self.dropped and not self.complete:
+            callback()
+        else:
+            self._on_drop = callback
 
     def _wake(self) -> None:
         if self._news is not None:
@@ -139,8 +156,12 @@ class Exchange:
 
     async def run(self, app: App) -> None:
         """Run the app to its end. An app that fails without an answer is answered for."""
+        scope, self._scope = (
+            self._scope,
+            {},
+        )  # it refers back to this object: the collector is not to be needed for both
         try:
-            await app(self._scope, self.receive, self.send)
+            await app(scope, self.receive, self.send)
         except asyncio.CancelledError:
             self._fail(ShuttingDown())
             raise
@@ -211,7 +232,7 @@ class Exchange:
             self._left = 0
         elif declared is not None:
             self._left = declared
-        elif self._scope["http_version"] == "1.1":
+        elif self._version == "1.1":
             self._chunked = True
             parts.append(b"transfer-encoding: chunked\r\n")
         else:

@@ -27,8 +27,7 @@ Lifespan = Literal["auto", "on", "off"]
 _BACKLOG = 2048
 _SPARE_DESCRIPTORS = 64  # files, database, listeners, the loop's own
 _MIN_CONNECTIONS = 16
-_SETTLE_S = 5.0  # for requests that were cancelled at the end of the drain
-_FLUSH_S = 2  # for connections whose requests have ended
+_SETTLE_S = 5  # for requests that were cancelled at the end of the drain, and for answers that are not flushed yet
 _TICK_S = 1.0  # how often uvicorn renews the `Date` header
 
 
@@ -79,21 +78,18 @@ class FrontServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the open requests end, then the app's lifespan.
 
-        uvicorn ends the lifespan right after it has cancelled what is left; here the cancelled requests may first settle.
+        uvicorn ends the lifespan right after it has cancelled what outlives the drain. Here that is cancelled first, and
+        uvicorn waits for it, so that cancelled requests can settle.
         """
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        await self._wait_for_requests(self._drain_s)
+        if self.server_state.tasks:
+            await asyncio.wait(set(self.server_state.tasks), timeout=self._drain_s)
         for task in self.server_state.tasks:
             task.cancel("the server stops")
-        await self._wait_for_requests(_SETTLE_S)
         await super().shutdown(sockets)
-
-    async def _wait_for_requests(self, timeout_s: float) -> None:
-        if self.server_state.tasks:
-            await asyncio.wait(set(self.server_state.tasks), timeout=timeout_s)
 
     def stop(self) -> None:
         """Take no more connections and end once the open requests are answered. May be called from any thread."""
@@ -162,7 +158,7 @@ def build_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=_FLUSH_S,
+        timeout_graceful_shutdown=_SETTLE_S,
     )
     return FrontServer(config, front, sockets if sockets is not None else [listen(server)])
 

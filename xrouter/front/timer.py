@@ -32,9 +32,11 @@ class LazyTimer:
             self._handle = self._loop.call_at(due, self._fire)
 
     def close(self) -> None:
+        """Fire no more, and let go of the callback, which may refer back to this object. Nothing may be armed after that."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        del self._callback
 
     def _fire(self) -> None:
         self._handle = None
