@@ -461,6 +461,14 @@ async def test_f09_what_was_admitted_before_the_outage_counts_in_the_share() -> 
     assert await drive.admitted(30, used(5, 5), tier="free") == 3
 
 
+async def test_f09_what_was_refused_before_the_outage_does_not() -> None:
+    drive, store = away("local_share", Tier(requests=("20/minute",), tokens=("2000/minute",)), 2)
+    for _ in range(9):
+        await drive.refusal(tier="free", text="слово " * 3000)
+    store.away = True
+    assert await drive.admitted(30, used(5, 5), tier="free") == 10
+
+
 async def test_a_request_that_began_before_the_outage_ends_in_it() -> None:
     drive, store = away("local_share", Tier(tokens=("4000/minute",), concurrency=2), 2)
 

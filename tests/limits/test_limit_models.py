@@ -31,7 +31,9 @@ class Log:
 
 
 steps = st.lists(
-    st.tuples(st.integers(0, 400_000), st.integers(1, 7)),  # time that passes, then what is asked for
+    st.tuples(
+        st.integers(0, 400_000) | st.sampled_from([0, 500_000, 1_000_000]), st.integers(1, 7)
+    ),  # time that passes, then what is asked for
     max_size=60,
 )
 
@@ -163,7 +165,7 @@ def one_slot(kind: Limit, amount: int) -> Claim:
 
 moves = st.lists(
     st.tuples(
-        st.integers(0, 500_000),
+        st.integers(0, 500_000) | st.sampled_from([0, 500_000, 1_000_000]),
         st.lists(wanted, min_size=1, max_size=4, unique_by=lambda one: one.key),
         st.one_of(st.none(), st.tuples(st.integers(0, 30), st.integers(-6, 6))),
         st.booleans(),

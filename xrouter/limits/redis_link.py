@@ -143,7 +143,8 @@ class RedisLink:
     async def _pipeline(self, calls: list[tuple[Sequence[str], Sequence[Arg]]]) -> list[Any]:
         pipeline = self._client.pipeline(transaction=False)
         for keys, args in calls:
-            pipeline.evalsha(_SHA, len(keys), *keys, *args)
+            # Not its `evalsha`: that of a cluster's pipeline refuses, though the command itself is sent well.
+            pipeline.execute_command("EVALSHA", _SHA, len(keys), *keys, *args)
         return await pipeline.execute(raise_on_error=False)
 
     def _failed(self, error: BaseException) -> None:
