@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
             if played:
                 _point_at(stack.enter_context(owned_sandbox()), played)
             return _serve(args, played)
+    except KeyboardInterrupt:  # before the gateway took over the signals: there is nothing to drain yet
+        return 0
     except ConfigError as error:
         print(error, file=sys.stderr)
     except (SandboxFailed, StoreError, XRouterError, OSError) as error:
