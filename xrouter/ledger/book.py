@@ -119,6 +119,8 @@ class Book:
             if hold.state != "open":
                 raise InternalError(detail=f"the hold of {wanted.generation_id} is {hold.state} already")
             return HoldGranted(hold.amount_nano, hold.amount_nano + max(0, _left(account, key)))
+        if self._generation(wanted.generation_id):
+            raise InternalError(detail=f"{wanted.generation_id} is settled already, and was never held")
         left = _left(account, key)
         amount = min(wanted.wanted_nano, left)
         if amount < wanted.least_nano or left < 0:

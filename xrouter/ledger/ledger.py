@@ -58,6 +58,7 @@ class Ledger:
         self._writer: asyncio.Task[None] | None = None
         self._owned: set[asyncio.Task[Any]] = set()
         self._sweeper = Sweeper(self, world, lease_s)
+        self._closed = False
         self.batches = 0  # committed: a metric, with `operations`
         self.operations = 0
         self.journaled = 0  # settlements that had to go to the journal
@@ -70,7 +71,10 @@ class Ledger:
         self._sweeper.start()
 
     async def aclose(self) -> None:
-        """Wait until everything that has been asked for is done."""
+        """Wait until everything that has been asked for is done. Closing twice does nothing more."""
+        if self._closed:
+            return
+        self._closed = True
         await self._sweeper.aclose()
         while self._owned or self._writer is not None:
             await asyncio.gather(*self._owned, *([self._writer] if self._writer else []), return_exceptions=True)
