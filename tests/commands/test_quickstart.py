@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -51,6 +53,13 @@ class Quickstart:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         return self.process.wait(20)
+
+
+SANDBOX_SAYS: Mapping[str, str] = {
+    "GIGACHAT_CREDENTIALS": "c2FuZGJveC1jbGllbnQ6c2FuZGJveC1zZWNyZXQ=",
+    "YANDEX_API_KEY": "sandbox-yandex-key",
+    "YANDEX_FOLDER_ID": "b1gsandbox",
+}
 
 
 def command(*arguments: str) -> list[str]:
@@ -189,36 +198,26 @@ def test_ctrl_c_ends_everything_and_the_next_run_shows_the_same_key(tmp_path: Pa
         assert ask(second.url, second.key, "gigachat/max").status_code == 200
 
 
-def test_a_kept_key_that_is_revoked_is_replaced(tmp_path: Path) -> None:
+def xrouter(folder: Path, *arguments: str) -> Any:
+    """The JSON of another command on the same database."""
+    command_line = command(*arguments, "-c", str(ROOT / "config" / "xrouter.yaml"), "--json")
+    ended = subprocess.run(
+        command_line, cwd=folder, env=environment(**SANDBOX_SAYS), capture_output=True, check=True, timeout=60
+    )
+    return decode_json(ended.stdout)
+
+
+def test_a_kept_key_that_is_revoked_is_replaced_and_credits_are_granted_once(tmp_path: Path) -> None:
     with quickstart(tmp_path) as first:
         pass
-    config = str(ROOT / "config" / "xrouter.yaml")
-    listed = subprocess.run(
-        command("keys", "list", "-c", config, "--json"),
-        cwd=tmp_path,
-        env=environment(**SANDBOX_SAYS),
-        capture_output=True,
-        check=True,
-    )
-    (key,) = decode_json(listed.stdout)
-    subprocess.run(
-        command("keys", "revoke", "-c", config, key["hash"]),
-        cwd=tmp_path,
-        env=environment(**SANDBOX_SAYS),
-        capture_output=True,
-        check=True,
-    )
+    (key,) = xrouter(tmp_path, "keys", "list")
+    assert key["tier"] == "pro"
+    xrouter(tmp_path, "keys", "revoke", key["hash"])
 
     with quickstart(tmp_path) as second:
         assert second.key != first.key
-        assert ask(second.url, second.key, "gigachat/max").status_code == 200
-
-
-SANDBOX_SAYS: Mapping[str, str] = {
-    "GIGACHAT_CREDENTIALS": "c2FuZGJveC1jbGllbnQ6c2FuZGJveC1zZWNyZXQ=",
-    "YANDEX_API_KEY": "sandbox-yandex-key",
-    "YANDEX_FOLDER_ID": "b1gsandbox",
-}
+        assert ask(second.url, second.key, "local/chat").status_code == 200
+    assert Decimal(xrouter(tmp_path, "credits", "show", "--account", "default")["balance"]) == 1000
 
 
 def test_the_sandbox_dies_with_a_killed_quickstart(tmp_path: Path) -> None:

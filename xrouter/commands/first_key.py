@@ -6,11 +6,15 @@ from typing import Final
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xrouter.auth import keyformat
 from xrouter.auth.issue import issue
 from xrouter.config.settings import Settings
+from xrouter.ledger.direct import apply_within
+from xrouter.ledger.operations import Transfer
 from xrouter.secret import Secret
+from xrouter.store.amounts import parse_credits
 from xrouter.store.engine import StoreError, reason
 from xrouter.store.key import NewKey
 from xrouter.store.keys import KeyStore
@@ -18,6 +22,14 @@ from xrouter.store.migrate import open_store
 from xrouter.world import World
 
 _TIERS: Final = ("pro", "free")  # the first of these that the configuration has
+_GRANT: Final = Transfer(
+    kind="grant",
+    account="default",
+    amount_nano=parse_credits("1000"),
+    reason="to try the gateway with",
+    author="quickstart",
+    idempotency_key="quickstart",  # once, however many first keys there will be
+)
 
 
 def key_file(store_url: str) -> Path:
@@ -38,7 +50,11 @@ async def first_key(settings: Settings, world: World) -> Secret:
         if kept is not None and await _works(keys, kept, settings, world):
             return kept
         tier = next((name for name in _TIERS if name in settings.tiers), None)
-        issued = await issue(keys, NewKey(name="first key", tier=tier))
+
+        async def grant(connection: AsyncConnection) -> None:
+            await connection.run_sync(apply_within, world, _GRANT)
+
+        issued = await issue(keys, NewKey(name="first key", account=_GRANT.account, tier=tier), grant)
     except SQLAlchemyError as error:
         raise StoreError(f"the store failed: {reason(error)}") from error
     finally:
