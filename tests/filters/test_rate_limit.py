@@ -386,6 +386,21 @@ async def test_it_is_in_the_chain_once() -> None:
         await twice({"xrouter": drive.context(tier="free")}, None, None)  # type: ignore[arg-type]
 
 
+async def test_a_cancellation_anywhere_leaves_the_share_whole() -> None:
+    """Fails if a cancelled step gives back to the store alone."""
+    drive, store = away("local_share", Tier(requests=("100/minute",), tokens=("100000/minute",), concurrency=2), 2)
+
+    async def inner(ctx: RequestContext) -> None:
+        await asyncio.sleep(0)
+
+    async def share_is_free() -> None:
+        store.away = True
+        await drive.ask(tier="free")
+        store.away = False
+
+    assert await cancel_at_every_await(lambda: drive.ask(inner, tier="free"), share_is_free) == 3
+
+
 def test_limits_that_need_the_estimate_need_who_makes_it() -> None:
     drive = Drive()
     settings = Settings(upstreams={}, models={}, filters=(), tiers={"free": FREE})
@@ -416,6 +431,11 @@ class AwayStore:
     async def admit(self, lease: str, claims: Any, otherwise: Any = ()) -> Decision:
         if self.away:
             raise StoreDown("it is away", sent=False)
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self.within.settle(otherwise)
+            raise
         return await self.within.admit(lease, claims, otherwise)
 
     def settle(self, changes: Any) -> None:

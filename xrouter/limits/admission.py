@@ -24,7 +24,7 @@ from xrouter.catalog import Catalog
 from xrouter.context import ContractError, RequestContext
 from xrouter.events import Usage
 from xrouter.limits.credits import dearest, from_nano
-from xrouter.limits.headers import Standing, refusal, replace_headers, worst_refusal
+from xrouter.limits.headers import Standing, add_headers, refusal, worst_refusal
 from xrouter.limits.limit import Claim, Kind, Limit
 from xrouter.limits.limiter import Answer, Limiter, Taken
 from xrouter.limits.rules import Rules
@@ -46,6 +46,7 @@ class Admission:
         "_taken",
         "_tier",
         "_tier_rules",
+        "_told",
     )
 
     def __init__(
@@ -60,13 +61,14 @@ class Admission:
         self._tier_rules = rules.of(ctx.principal.tier)
         self._taken: list[Taken] = []
         self._standings: list[Standing] = []
+        self._told = False
 
     async def enter(self) -> None:
         """Step 1. Raises RateLimited and StoreUnavailable."""
         early = [self._claim(limit, 1) for limit in self._tier_rules.early]
         await self._admit(early + [self._claim(limit, 0) for limit in self._tier_rules.exhausted])
         if not self._tier_rules.late:
-            self._limiter.store.counters.admitted += 1
+            self._admitted()
 
     async def reserve(self) -> None:
         """Step 2. Raises RateLimited, after which nothing is taken any more, and StoreUnavailable."""
@@ -74,14 +76,24 @@ class Admission:
         limits = [limit for limit in self._tier_rules.late if self._rules.names(limit, wanted)]
         await self._admit([self._claim(limit, self._amount(limit)) for limit in limits])
         if self._tier_rules.late:
-            self._limiter.store.counters.admitted += 1
+            self._admitted()
 
     def finish(self) -> None:
         """Put the real usage in the place of the reserved one, and end the concurrency leases. Never waits."""
+        if not self._told:  # it ended between the steps; edge has yet to answer why
+            self._tell(self._standings)
         taken, self._taken = self._taken, []
         changes = [(one, delta) for one in taken if (delta := self._correction(one.claim))]
         if changes:
             self._limiter.settle(changes)
+
+    def _admitted(self) -> None:
+        self._limiter.store.counters.admitted += 1
+        self._tell(self._standings)
+
+    def _tell(self, standings: list[Standing], refused: Standing | None = None) -> None:
+        add_headers(self._ctx.response_headers, standings, refused)
+        self._told = True
 
     async def _admit(self, claims: list[Claim]) -> None:
         if not claims:
@@ -92,12 +104,11 @@ class Admission:
         pairs = list(zip(answer.claims, answer.decision.states, strict=True))
         if not answer.decision.admitted:
             refused = worst_refusal(pairs)
-            replace_headers(self._ctx.response_headers, [*self._standings, *pairs], refused)
+            self._tell([*self._standings, *pairs], refused)
             raise refusal(*refused)
         self._taken = before + answer.taken
         told = {claim.key for claim in answer.claims}
         self._standings = [standing for standing in self._standings if standing[0].key not in told] + pairs
-        replace_headers(self._ctx.response_headers, self._standings)
 
     async def _store_answer(self, claims: list[Claim], before: list[Taken]) -> Answer:
         try:

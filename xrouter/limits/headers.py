@@ -1,6 +1,6 @@
 """How clients are told of their limits: response headers, and the error that names the limit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from xrouter.errors import RateLimited
@@ -10,6 +10,10 @@ Header = tuple[bytes, bytes]
 Standing = tuple[Claim, State]
 
 _PREFIX: Final = b"x-ratelimit-"
+_NAMES: Final = tuple(
+    (_PREFIX + b"limit" + suffix, _PREFIX + b"remaining" + suffix, _PREFIX + b"reset" + suffix)
+    for suffix in (b"", b"-requests", b"-tokens")
+)
 _SHADOW: Final = b"x-xrouter-shadow-limit"
 
 
@@ -18,19 +22,18 @@ def seconds(microseconds: int) -> int:
     return -(-microseconds // MICRO)
 
 
-def replace_headers(headers: list[Header], standings: Sequence[Standing], refused: Standing | None = None) -> None:
-    """Put the limits' headers in the place of those that an earlier part of the admission left.
+def add_headers(headers: list[Header], standings: Sequence[Standing], refused: Standing | None = None) -> None:
+    """Add the limits' headers to those of the response.
 
     Of each kind the limit nearest to exhaustion is told. The headers without a suffix tell of the one that refused, else of
     requests, else of tokens, so that they mean the same from one answer to the next.
     """
-    headers[:] = [header for header in headers if not header[0].startswith((_PREFIX, _SHADOW))]
     real = [standing for standing in standings if not standing[0].limit.shadow]
     requests = _nearest([standing for standing in real if standing[0].limit.kind == "requests"])
     tokens = _nearest([standing for standing in real if standing[0].limit.kind in TOKEN_KINDS])
-    for suffix, standing in ((b"", refused or requests or tokens), (b"-requests", requests), (b"-tokens", tokens)):
+    for names, standing in zip(_NAMES, (refused or requests or tokens, requests, tokens), strict=True):
         if standing is not None:
-            headers.extend(_three(suffix, *standing))
+            headers.extend(zip(names, _values(*standing), strict=True))
     shadows = [claim.limit.name for claim, state in standings if claim.limit.shadow and not state.fits]
     if shadows:
         headers.append((_SHADOW, ", ".join(shadows).encode()))
@@ -40,11 +43,9 @@ def _nearest(standings: Sequence[Standing]) -> Standing | None:
     return min(standings, key=lambda standing: standing[1].remaining / standing[0].limit.most, default=None)
 
 
-def _three(suffix: bytes, claim: Claim, state: State) -> Iterator[Header]:
+def _values(claim: Claim, state: State) -> tuple[bytes, bytes, bytes]:
     unit = _unit(claim.limit)
-    yield b"x-ratelimit-limit" + suffix, b"%d" % (claim.limit.amount // unit)
-    yield b"x-ratelimit-remaining" + suffix, b"%d" % (state.remaining // unit)
-    yield b"x-ratelimit-reset" + suffix, b"%d" % _reset_s(state)
+    return b"%d" % (claim.limit.amount // unit), b"%d" % (state.remaining // unit), b"%d" % _reset_s(state)
 
 
 def _reset_s(state: State) -> int:

@@ -1,5 +1,6 @@
 """Admission by the store, or by `on_store_failure` while the store is away."""
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -56,6 +57,9 @@ class Limiter:
         ]
         try:
             decision = await self.store.admit(lease, claims, in_store)
+        except asyncio.CancelledError:  # the store gives back what it holds, so the share does too
+            self._give_back(otherwise)
+            raise
         except StoreDown as error:
             answer = await self._without_store(lease, claims, error)
             if not answer.decision.admitted:
@@ -64,7 +68,7 @@ class Limiter:
         else:
             answer = Answer(decision, tuple(claims), self._noted(lease, claims, decision))
         if not answer.decision.admitted:
-            self._local.settle([_in_share(taken, -taken.claim.amount) for taken in otherwise if taken.share])
+            self._give_back(otherwise)
         self._count(answer)
         return answer
 
@@ -80,6 +84,9 @@ class Limiter:
         ]
         if in_store:
             self.store.settle(in_store)
+
+    def _give_back(self, held: Iterable[Taken]) -> None:
+        self._local.settle([_in_share(taken, -taken.claim.amount) for taken in held if taken.share])
 
     def _noted(self, lease: str, claims: Sequence[Claim], decision: Decision) -> list[Taken]:
         if not decision.admitted:
