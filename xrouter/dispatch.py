@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import cast
 
 from xrouter.context import Attempt, End, Outcome, RequestContext, Target, context
-from xrouter.errors import NoUpstreamAvailable, ShuttingDown, UpstreamError, XRouterError
+from xrouter.errors import InternalError, NoUpstreamAvailable, ShuttingDown, UpstreamError, XRouterError
 from xrouter.events import Event, Finish, Usage
 from xrouter.filters.base import Receive, Scope, Send, Services
 from xrouter.keepalive import KeepAlive
@@ -36,7 +36,7 @@ class Dispatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay = _Relay(self.services, context(scope), send)
-        watch = ClientWatch(receive)
+        watch = ClientWatch(scope, receive)
         try:
             with watch:
                 await relay.serve()
@@ -77,6 +77,9 @@ class _Relay:
                 raise
             assert self.renderer is not None
             await self._send_last(self.renderer.failed(error))
+        except Exception:
+            self.conclude("upstream_error", InternalError())
+            raise  # `edge` answers it
         finally:
             if self.keep_alive is not None:
                 self.keep_alive.stop()

@@ -13,15 +13,18 @@ from typing import Any, Final
 
 from xrouter import ids
 from xrouter.chain import Chain
-from xrouter.context import Endpoint, RequestContext
+from xrouter.context import ContractError, Endpoint, RequestContext
 from xrouter.endpoints import Router
 from xrouter.errors import InternalError, MethodNotAllowed, ShuttingDown, XRouterError
 from xrouter.filters.base import Message, Receive, Scope, Send
 from xrouter.filters.body import ClientLeft
+from xrouter.leaving import GRACE_S, LastResort
 from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import Metrics
 from xrouter.observe.request_log import request_record
-from xrouter.surfaces.sse_out import event
+from xrouter.surfaces.base import AnswerHead
+from xrouter.surfaces.openai_chat import CHUNK
+from xrouter.surfaces.sse_out import error_event
 from xrouter.world import World
 
 log = logging.getLogger("xrouter.edge")
@@ -47,6 +50,7 @@ class Edge:
         ctx = self._context(scope)
         scope["xrouter"] = ctx
         response = _Response(ctx, self.world, send)
+        last_resort = LastResort(scope)
         error: XRouterError | None = None
         left = False
         self.metrics.in_flight.inc()
@@ -54,6 +58,8 @@ class Edge:
             ctx.endpoint, ctx.path_args, ctx.openrouter = self.router.find(scope["path"], scope["method"])
             chain = self.chain.inference if ctx.endpoint.inference else self.chain.query
             await chain(scope, receive, response.send)
+            if not response.status:
+                raise ContractError("no filter has answered")
         except MethodNotAllowed as raised:
             ctx.response_headers.append((b"allow", ", ".join(self.router.methods(scope["path"])).encode()))
             error = raised
@@ -62,16 +68,21 @@ class Edge:
         except ClientLeft:
             left = True
         except asyncio.CancelledError:
-            if _cancelled_from_outside():
+            if last_resort.ended:
+                log.error("request %s had not ended %g s after its client had left", ctx.request_id, GRACE_S)
+                left = True
+            elif _cancelled_from_outside():
                 error = ShuttingDown()
                 raise
-            log.exception("request %s failed", ctx.request_id)
-            error = InternalError()
+            else:
+                log.exception("request %s failed", ctx.request_id)
+                error = InternalError()
         except Exception:
             # Whatever a filter does, its request gets an answer and the others go on (F38).
             log.exception("request %s failed", ctx.request_id)
             error = InternalError()
         finally:
+            last_resort.close()
             self.metrics.in_flight.dec()
             try:
                 if error is not None:
@@ -136,6 +147,13 @@ def _cancelled_from_outside() -> bool:
     return task is not None and task.cancelling() > 0
 
 
+def _last_event(ctx: RequestContext, error: XRouterError) -> bytes:
+    """The end of a stream that dispatch could not end itself, since what failed stands between it and the client."""
+    requested = ctx.route.requested if ctx.provided("route") else ""
+    head = AnswerHead(ctx.generation_id, requested, int(ctx.started_at), "")
+    return error_event(head, CHUNK, error, {"delta": {"content": ""}})
+
+
 class _Response:
     """What has been sent of one response."""
 
@@ -160,11 +178,11 @@ class _Response:
         """Answer `error`; if a response has begun, end it, with an event where it is a stream."""
         if self._ended:
             return
-        body = error.encoded()
         if self.status:
-            last = event(body) if self._streams else b""
+            last = _last_event(self._ctx, error) if self._streams else b""
             await self.send({"type": "http.response.body", "body": last, "more_body": False})
             return
+        body = error.encoded()
         headers: list[tuple[bytes, bytes]] = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

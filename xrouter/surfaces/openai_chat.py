@@ -11,7 +11,7 @@ from xrouter.surfaces.splice import Splicer
 from xrouter.surfaces.sse_out import DONE, error_event, event
 from xrouter.wire import ChatRequest
 
-_CHUNK = "chat.completion.chunk"
+CHUNK = "chat.completion.chunk"
 
 
 def wants_usage(call: Call, head: AnswerHead) -> bool:
@@ -45,7 +45,7 @@ class ChatStream(Renderer):
         self._legacy = legacy_functions(call)
         self._hide_reasoning = hides_reasoning(call)
         self._head_json = encode(
-            {"id": head.id, "object": _CHUNK, "created": head.created, "model": head.model, "provider": head.provider}
+            {"id": head.id, "object": CHUNK, "created": head.created, "model": head.model, "provider": head.provider}
         )[:-1]
         self._before = b"data: " + self._head_json + b',"choices":[{"index":0,"delta":'
         self._begun = False
@@ -83,7 +83,7 @@ class ChatStream(Renderer):
         return b'data: %b,"choices":[],"usage":%b}\n\n%b' % (self._head_json, counted, DONE)
 
     def failed(self, error: XRouterError) -> bytes:
-        return error_event(self.head, _CHUNK, error, {"delta": {"content": ""}})
+        return error_event(self.head, CHUNK, error, {"delta": {"content": ""}})
 
     def _delta(self, delta: dict[str, Any]) -> bytes:
         return self._before + encode(delta) + b',"finish_reason":null}]}\n\n'

@@ -169,7 +169,7 @@ class ModelShapes:
             "status": 0,
             "supported_parameters": parameters,
             "supports_implicit_caching": self._upstreams[target.upstream].settings.provider == "gigachat",
-            "supports_tool_choice": {kind: chooses for kind in ("auto", "function", "none", "required")},
+            "supports_tool_choice": dict.fromkeys(("auto", "function", "none", "required"), chooses),
             "native_tools": {},
             "supports_diarization": False,
             "supports_voice_cloning": False,
