@@ -5,13 +5,14 @@ key that the upstream was sent comes back nowhere.
 """
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
 from kit.gateway import CHAIN, RunningGateway, running_gateway
 from kit.hostile import Peer, Script, answer, answering, chunked
 from kit.scripted import Scripted, scripted_upstream
-from kit.walk import chat, chat_stream, metric, read_stream, record_of
+from kit.walk import Stream, chat, chat_stream, metric, open_chat, read_stream, record_of
 
 KEY = "sk-the-gateways-own-key-4f9a1c"
 CONFIG = """
@@ -157,15 +158,24 @@ BREAKS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_f03_a_fault_after_the_first_byte(upstream: Scripted, gateway: RunningGateway, name: str) -> None:
+    delivered = threading.Event()  # or the break could come in one piece with the words before it
+
     async def script(peer: Peer) -> None:
         await peer.request()
         peer.send(sse_head() + frame(chunk("Добрый")) + frame(chunk(" день")))
         await peer.drain()
+        await asyncio.to_thread(delivered.wait, 5)
         peer.send(BREAKS[name])
         await peer.drain()
 
     upstream.set(script)
-    stream = chat_stream(gateway, "bad/chat", "Привет")
+    with open_chat(gateway, "bad/chat", "Привет") as response:
+        body = b""
+        for piece in response.iter_bytes():
+            body += piece
+            if " день".encode() in body:
+                delivered.set()
+    stream = Stream(response.status_code, response.headers, body)
     assert stream.text == "Добрый день"
     assert stream.finish == ["error"]
     assert stream.error is not None

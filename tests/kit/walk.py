@@ -147,12 +147,20 @@ def chat_stream(gateway: RunningGateway, model: str, text: str, *, prefix: str =
 
 
 @contextmanager
-def open_chat(gateway: RunningGateway, model: str, text: str, **fields: Any) -> Iterator[httpx2.Response]:
+def open_chat(
+    gateway: RunningGateway,
+    model: str,
+    text: str,
+    *,
+    timeout_s: float = 30,
+    headers: dict[str, str] | None = None,
+    **fields: Any,
+) -> Iterator[httpx2.Response]:
     """A chat whose answer is read by the test; leaving the block closes the connection."""
     body = {"model": model, "messages": user(text), "stream": True, **fields}
     with (
-        httpx2.Client(base_url=gateway.url, headers=gateway.auth, verify=False) as client,
-        client.stream("POST", "/v1/chat/completions", json=body) as response,
+        httpx2.Client(base_url=gateway.url, headers=gateway.auth, verify=False, timeout=timeout_s) as client,
+        client.stream("POST", "/v1/chat/completions", json=body, headers=headers) as response,
     ):
         yield response
 
