@@ -124,9 +124,11 @@ async def assert_proven(engine: AsyncEngine) -> None:
 
 
 @asynccontextmanager
-async def money(folder: Path, world: World, *, lease_s: float = 60.0, start: bool = True) -> AsyncIterator[Money]:
+async def money(
+    folder: Path, world: World, *, lease_s: float = 60.0, start: bool = True, name: str = "money.db"
+) -> AsyncIterator[Money]:
     """A ledger that is closed, and proven, at the end of the block."""
-    path = folder / "money.db"
+    path = folder / name
     engine = await open_store(f"sqlite:///{path}")
     ledger = open_ledger(engine, world, lease_s=lease_s)
     try:

@@ -153,9 +153,15 @@ _READ_DEAD_HOLDS: Final = (
         .outerjoin(holders, holders.c.id == holds.c.holder)
         .where(
             holds.c.state == literal_column("'open'"),
-            holders.c.id.is_(None) | (holders.c.lease_until_us <= bindparam("now")),
+            (holders.c.lease_until_us <= bindparam("now"))
+            | (
+                holders.c.id.is_(None)
+                & ((holds.c.opened_at_us <= bindparam("lease_ago")) | (holds.c.opened_at_us > bindparam("now_again")))
+            ),
         ),
         "now",
+        "lease_ago",
+        "now_again",
     )
     + " LIMIT 1000"
 )
@@ -202,11 +208,13 @@ class LedgerTables:
     def dead_holds(self, now_us: int, lease_us: int) -> list[Hold]:
         """Some of the open holds whose process has not renewed its lease.
 
+        A process that was given up, but lives, may have opened holds before it renewed: they stay for a lease.
+
         A lease that ends later than any can was written by a clock that has been set back since: it is cut to the longest
         one. Its process, if it lives, renews it in time.
         """
         self._execute(_SHORTEN_LEASES, (now_us + lease_us, now_us + lease_us))
-        return [_hold(row) for row in self._execute(_READ_DEAD_HOLDS, (now_us,)).fetchall()]
+        return [_hold(row) for row in self._execute(_READ_DEAD_HOLDS, (now_us, now_us - lease_us, now_us)).fetchall()]
 
     def forget_dead_holders(self, now_us: int) -> None:
         self._execute(_FORGET_DEAD_HOLDERS, (now_us,))
