@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from xrouter.config.settings import ModelSettings, Settings
-from xrouter.context import Target
+from xrouter.context import Principal, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +66,12 @@ class Catalog:
     def entries(self) -> Mapping[str, CatalogEntry]:
         """By public id."""
         return self._entries
+
+
+def may_use(principal: Principal, entry: CatalogEntry) -> bool:
+    """Whether the key's scope has this model: by id, by the id without its variant, or by the author as `author/*`."""
+    allowed = principal.models
+    if allowed is None:
+        return True
+    base = entry.id.partition(":")[0]
+    return entry.id in allowed or base in allowed or base.partition("/")[0] + "/*" in allowed

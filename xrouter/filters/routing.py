@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from xrouter.catalog import CatalogEntry
+from xrouter.catalog import CatalogEntry, may_use
 from xrouter.context import Call, Principal, Route, Target, context
 from xrouter.errors import BadRequest, Forbidden, ModelNotFound, NotFound
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
@@ -110,15 +110,6 @@ class Routing:
     def _healthy_first(self, targets: Sequence[Target]) -> list[Target]:
         """Those whose breaker is open go last, but stay: with nothing better, a try is better than a refusal."""
         return sorted(targets, key=lambda target: not self.breakers.admits(target.upstream, target.model))
-
-
-def may_use(principal: Principal, entry: CatalogEntry) -> bool:
-    """Whether the key's scope has this model: by id, by the id without its variant, or by the author as `author/*`."""
-    allowed = principal.models
-    if allowed is None:
-        return True
-    base = entry.id.partition(":")[0]
-    return entry.id in allowed or base in allowed or base.partition("/")[0] + "/*" in allowed
 
 
 def needs_images(call: Call) -> bool:

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from xrouter.catalog import Catalog, CatalogEntry
+from xrouter.catalog import Catalog, CatalogEntry, may_use
 from xrouter.config.settings import Price
 from xrouter.context import Principal, Target
 from xrouter.errors import BadRequest, ModelNotFound
 from xrouter.filters.base import Services
-from xrouter.filters.routing import may_use
 
 _FREE = Price(input=Decimal(0))
 _PAGE = 1000
