@@ -42,7 +42,7 @@ class Quickstart:
         return re.findall(r"^curl .*$", self.printed, re.MULTILINE)
 
     def found(self, pattern: str) -> str:
-        match = re.search(pattern, self.printed)
+        match = re.search(pattern, self.printed, re.MULTILINE)
         assert match, self.printed
         return match[1]
 
@@ -267,6 +267,18 @@ def test_credentials_that_are_not_whole_are_told_at_their_place(tmp_path: Path) 
 
     assert re.search(r"xrouter\.yaml:\d+:\d+: .*folder", said)
     assert "a-key" not in said
+
+
+def test_other_commands_read_the_configuration_with_the_printed_line(served: Quickstart) -> None:
+    source = served.found(r"^  (\. /.*/environment)$")
+    keys = f"{source}; {' '.join(command('keys', 'list', '-c', str(ROOT / 'config' / 'xrouter.yaml'), '--json'))}"
+    folder = Path(source.removeprefix(". ")).parent.parent
+
+    ended = subprocess.run(keys, shell=True, cwd=folder, env=environment(), capture_output=True, timeout=60)
+
+    assert ended.returncode == 0, ended.stderr
+    assert [key["name"] for key in decode_json(ended.stdout)] == ["first key"]
+    assert (folder / ".xrouter" / "environment").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_that_holds_no_key_is_replaced(tmp_path: Path) -> None:

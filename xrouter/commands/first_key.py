@@ -1,6 +1,5 @@
 """The key that a fresh gateway is tried with: made once, then found again in a file beside the store."""
 
-import os
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from xrouter.auth import keyformat
 from xrouter.auth.issue import issue
+from xrouter.commands.private_file import write_private
 from xrouter.config.settings import Settings
 from xrouter.ledger.direct import apply_within
 from xrouter.ledger.operations import Transfer
@@ -32,12 +32,16 @@ _GRANT: Final = Transfer(
 )
 
 
-def key_file(store_url: str) -> Path:
-    """`.xrouter/first-key` beside an SQLite file, or in the working directory for a database elsewhere."""
+def quickstart_folder(store_url: str) -> Path:
+    """`.xrouter` beside an SQLite file, or in the working directory for a database elsewhere."""
     url = make_url(store_url)
-    at_hand = url.get_backend_name() == "sqlite" and url.database
-    folder = Path(url.database).absolute().parent if at_hand and url.database else Path.cwd()
-    return folder / ".xrouter" / "first-key"
+    if url.get_backend_name() == "sqlite" and url.database:
+        return Path(url.database).absolute().parent / ".xrouter"
+    return Path.cwd() / ".xrouter"
+
+
+def key_file(store_url: str) -> Path:
+    return quickstart_folder(store_url) / "first-key"
 
 
 async def first_key(settings: Settings, world: World) -> Secret:
@@ -59,7 +63,7 @@ async def first_key(settings: Settings, world: World) -> Secret:
         raise StoreError(f"the store failed: {reason(error)}") from error
     finally:
         await engine.dispose()
-    _write(path, issued.secret)
+    write_private(path, issued.secret.reveal() + "\n")
     return issued.secret
 
 
@@ -78,12 +82,3 @@ def _read(path: Path) -> Secret | None:
     except FileNotFoundError:
         return None
     return Secret(text) if keyformat.is_wellformed(text) else None
-
-
-def _write(path: Path, secret: Secret) -> None:
-    """For its owner only, and whole or not at all: what is there is replaced."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secret.reveal() + "\n")
-    fresh.replace(path)

@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from xrouter.commands import serve
-from xrouter.commands.first_key import first_key, key_file
+from xrouter.commands.first_key import first_key, key_file, quickstart_folder
 from xrouter.commands.owned_sandbox import SandboxFailed, owned_sandbox
+from xrouter.commands.private_file import write_private
 from xrouter.config.load import ConfigError, load
 from xrouter.config.settings import Settings
 from xrouter.errors import XRouterError
@@ -64,9 +66,10 @@ def run(args: argparse.Namespace) -> int:
     played = [provider for provider in _PROVIDERS if not provider.given(os.environ)]
     try:
         with ExitStack() as stack:
-            if played:
-                _point_at(stack.enter_context(owned_sandbox()), played)
-            return _serve(args, played)
+            sandbox = stack.enter_context(owned_sandbox()) if played else {}
+            variables = _of(played, sandbox)
+            os.environ.update(variables)
+            return _serve(args, played, variables)
     except KeyboardInterrupt:  # before the gateway took over the signals: there is nothing to drain yet
         return 0
     except ConfigError as error:
@@ -76,13 +79,13 @@ def run(args: argparse.Namespace) -> int:
     return 1
 
 
-def _point_at(sandbox: Mapping[str, str], played: Sequence[_Provider]) -> None:
-    """Set the variables of the providers that the sandbox plays, and of no other."""
+def _of(played: Sequence[_Provider], sandbox: Mapping[str, str]) -> Mapping[str, str]:
+    """The sandbox's variables for the providers that it plays, and for no other."""
     prefixes = tuple(provider.prefix for provider in played)
-    os.environ.update({name: value for name, value in sandbox.items() if name.startswith(prefixes)})
+    return {name: value for name, value in sandbox.items() if name.startswith(prefixes)}
 
 
-def _serve(args: argparse.Namespace, played: Sequence[_Provider]) -> int:
+def _serve(args: argparse.Namespace, played: Sequence[_Provider], variables: Mapping[str, str]) -> int:
     settings = load(args.config, os.environ)
     try:
         listen(settings.server).close()
@@ -95,6 +98,7 @@ def _serve(args: argparse.Namespace, played: Sequence[_Provider]) -> int:
         )
         return 1
     key = asyncio.run(first_key(settings, RealWorld())).reveal()
+    write_private(_environment(settings), "".join(f"export {name}={quote(text)}\n" for name, text in variables.items()))
 
     def announce(url: str) -> None:
         url = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
@@ -113,6 +117,9 @@ def _as_text(url: str, key: str, settings: Settings, played: Sequence[_Provider]
     lines += [f"  {provider.title + ':':<19}{_played_by(provider, played)}" for provider in _used(settings)]
     lines += ["", f"Your key: {key}", f"  (kept in {key_file(settings.store)})", "", *_examples(url, key, settings)]
     lines += [
+        "For xrouter keys, check and the other commands, in another shell:",
+        f"  . {quote(str(_environment(settings)))}",
+        "",
         f"Models: {url}/v1/models   Health: {url}/health   Metrics: {url}/metrics",
         "Ctrl-C stops it. One line of JSON for each request follows.",
         "",
@@ -141,6 +148,11 @@ def _examples(url: str, key: str, settings: Settings) -> list[str]:
         f'  print(client.chat.completions.create(model="{model}", messages=messages).choices[0].message.content)',
         "",
     ]
+
+
+def _environment(settings: Settings) -> Path:
+    """What makes other commands read the configuration as this one does, for a shell's `.`."""
+    return quickstart_folder(settings.store) / "environment"
 
 
 def _used(settings: Settings) -> list[_Provider]:
