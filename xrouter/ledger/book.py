@@ -186,6 +186,8 @@ class Book:
         hold = self._hold(end.generation_id)
         if (hold is None or hold.state != "open") and (before := self._generation(end.generation_id)):
             return Settled(before.id, before.cost_nano, before.charged_nano, before.overrun_nano, repeated=True)
+        if hold is not None and (hold.account, hold.key_hash) != (end.account, end.key_hash):
+            raise InternalError(detail=f"{end.generation_id} is held for another account or key than it is settled for")
         account, key = self._account_or_empty(end.account), self._key(end.key_hash)
         # Without an open hold (it has expired, or the store was away) the whole cost is an overrun, covered by what is left.
         held = hold.amount_nano if hold is not None and hold.state == "open" else 0
