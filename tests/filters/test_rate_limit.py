@@ -224,6 +224,7 @@ async def test_a_request_refused_for_tokens_takes_nothing_at_all() -> None:
     for _ in range(5):
         error = await drive.refusal(tier="free", text="слово " * 700)
         assert error.metadata["limit"] == "free.tokens.600/minute"
+        assert headers(drive.last)["x-ratelimit-remaining-requests"] == "2"
     assert await drive.admitted(3, used(1, 1), tier="free") == 2
 
 

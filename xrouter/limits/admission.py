@@ -20,6 +20,8 @@ for.
 
 from typing import Final
 
+from msgspec.structs import replace
+
 from xrouter.catalog import Catalog
 from xrouter.context import ContractError, RequestContext
 from xrouter.events import Usage
@@ -104,7 +106,7 @@ class Admission:
         pairs = list(zip(answer.claims, answer.decision.states, strict=True))
         if not answer.decision.admitted:
             refused = worst_refusal(pairs)
-            self._tell([*self._standings, *pairs], refused)
+            self._tell([*map(_given_back, self._standings), *pairs], refused)
             raise refusal(*refused)
         self._taken = before + answer.taken
         told = {claim.key for claim in answer.claims}
@@ -164,6 +166,14 @@ class Admission:
         if kind == "credits" and ctx.provided("quote"):
             return from_nano(ctx.quote.cost(usage))
         return self._of(kind, usage.input_tokens, usage.output_tokens)
+
+
+def _given_back(standing: Standing) -> Standing:
+    """Where the limit stands without what this request had taken of it."""
+    claim, state = standing
+    return claim, replace(
+        state, remaining=min(claim.limit.most, state.remaining + claim.amount)
+    ) if state.fits else state
 
 
 async def reserve(ctx: RequestContext) -> None:
