@@ -224,15 +224,14 @@ async def test_f38_one_that_fails_after_a_part_was_sent_leaves_that_part_charged
 async def test_f38_one_that_swallows_its_cancellation_is_settled_once(bench: Bench) -> None:
     async def inner(ctx: RequestContext, send: Send) -> None:
         try:
+            reached.set()
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             await stream(2)(ctx, send)
 
+    reached = asyncio.Event()
     task = asyncio.create_task(bench.request(inner))
-    while not bench.books.rows("SELECT 1 FROM holds"):
-        await asyncio.sleep(0)
-    for _ in range(3):
-        await asyncio.sleep(0)
+    await reached.wait()
     task.cancel()
     await task
     assert bench.receipt()["charged_nano"] == INPUT * IN + 2 * OUT
