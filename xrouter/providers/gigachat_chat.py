@@ -17,6 +17,7 @@ from xrouter.providers.gigachat_http import GigaChatApi, trace_headers
 from xrouter.providers.gigachat_images import Image, UploadedImages
 from xrouter.providers.gigachat_request import as_chat, chat_plan
 from xrouter.providers.gigachat_wire import ReadFile
+from xrouter.providers.safe_text import safe_type
 from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest, header
 from xrouter.wire import ChatRequest, CompletionRequest
 from xrouter.world import World
@@ -67,7 +68,7 @@ class ChatTranslator(Translator):
         kind = (header(headers, b"content-type") or b"").partition(b";")[0].strip().lower()
         if self._stream and kind != b"text/event-stream":
             raise UpstreamProtocolError(
-                "The upstream did not answer with a stream", detail=f"content type {kind[:80]!r}, status {status}"
+                "The upstream did not answer with a stream", detail=f"content type {safe_type(kind)}, status {status}"
             )
 
     def feed(self, data: bytes) -> Sequence[Event]:

@@ -18,6 +18,7 @@ from xrouter.events import Answer, Event, Finish, Usage, Verbatim
 from xrouter.providers.base import Exchange, Provider, Purpose, Translator
 from xrouter.providers.finish import finish_reason
 from xrouter.providers.openai_errors import error_from, error_inside
+from xrouter.providers.safe_text import safe_type
 from xrouter.providers.sse import DONE, SseDecoder
 from xrouter.secret import Secret
 from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest, header
@@ -43,6 +44,7 @@ _GATEWAY_FIELDS: Final = frozenset(
         "stop_server_tools_when",
     }
 )  # fmt: skip  OpenRouter's additions: they are answered here, and a strict upstream refuses them
+_NAME_CHARS: Final = 128  # of an upstream's own names, which go into the log
 _HEADERS: Final = ((b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream"))
 
 
@@ -135,7 +137,7 @@ class OpenAITranslator(Translator):
         content_type = (header(headers, b"content-type") or b"").lower()
         self._streamed = content_type.startswith(b"text/event-stream")
         if self._streamed != self._call.stream and not content_type.startswith(b"application/json"):
-            raise UpstreamProtocolError(detail=f"content type {content_type[:80].decode('latin-1')!r}")
+            raise UpstreamProtocolError(detail=f"content type {safe_type(content_type)}")
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if not self._streamed:
@@ -220,8 +222,8 @@ class OpenAITranslator(Translator):
 
     def _name(self, body: dict[str, Any]) -> None:
         if self.upstream_id is None:
-            self.upstream_id = body["id"] if isinstance(body.get("id"), str) else ""
-            self.upstream_model = body["model"] if isinstance(body.get("model"), str) else None
+            self.upstream_id = body["id"][:_NAME_CHARS] if isinstance(body.get("id"), str) else ""
+            self.upstream_model = body["model"][:_NAME_CHARS] if isinstance(body.get("model"), str) else None
 
 
 class _CachedTokens(msgspec.Struct):

@@ -24,6 +24,7 @@ from xrouter.errors import (
     XRouterError,
 )
 from xrouter.providers.retry_after import retry_after_s
+from xrouter.providers.safe_text import safe_text, safe_type
 from xrouter.secret import Secret
 from xrouter.upstream.base import Headers, UpstreamAnswer, header
 from xrouter.wire import decode_json
@@ -84,7 +85,6 @@ _HIDDEN = (
     re.compile(r"\b(?=\w*\d)\w{16,}"),
 )
 _ANSWER_NAME = re.compile(rb"[0-9a-fA-F:-]{8,100}")  # UUIDs and trace ids; nothing else is believed to be one
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +272,7 @@ def harmless(text: str, secrets: Sequence[Secret], max_chars: int) -> str:
     text = text[: 8 * max_chars]
     for pattern in _HIDDEN:
         text = pattern.sub("…", text)
-    text = _CONTROL.sub(" ", text).strip()
+    text = safe_text(text, [secret.reveal() for secret in secrets if secret])  # parts of keys, and other encodings
     return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
 
 
@@ -286,4 +286,4 @@ def refuse_markup(headers: Headers) -> None:
     """Raises UpstreamProtocolError for the head of a page: something in front answered in the upstream's place."""
     content_type = header(headers, b"content-type") or b""
     if content_type.lower().startswith((b"text/html", b"application/xml", b"text/xml")):
-        raise UpstreamProtocolError(detail=f"content type {content_type.decode('latin-1')!r}")
+        raise UpstreamProtocolError(detail=f"content type {safe_type(content_type)}")
