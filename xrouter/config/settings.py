@@ -62,7 +62,7 @@ class UpstreamSettings:
     concurrency: int | None = None  # simultaneous calls; None: the provider's own default
     queue_s: float = 30.0  # the longest wait for a free place
     engine: Literal["http1", "httpx2"] | None = None  # None: http1, or httpx2 where `proxy` is set
-    proxy: str | None = None
+    proxy: str | None = field(default=None, repr=False)  # may hold a password
     keep_alive_s: float = 30.0  # an idle pooled connection is closed after that
 
 
@@ -145,8 +145,8 @@ class Settings:
     models: Mapping[str, ModelSettings]
     filters: tuple[FilterEntry, ...]
     server: Server = field(default_factory=Server)
-    store: str = "sqlite:///xrouter.db"
-    redis: str | None = None
+    store: str = field(default="sqlite:///xrouter.db", repr=False)  # may hold a password, as may the next
+    redis: str | None = field(default=None, repr=False)
     admin: Admin = field(default_factory=Admin)
     ledger: Ledger = field(default_factory=Ledger)
     tiers: Mapping[str, Tier] = field(default_factory=dict)
