@@ -1,0 +1,192 @@
+"""What the comparisons share: processes on their cores, the gateway with a key, wrk, CPU and memory of a process."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import urlopen
+
+HERE = Path(__file__).parent
+UPSTREAM_PORT, GATEWAY_PORT, NGINX_PORT = 9100, 9101, 9102
+GATEWAY_CORE, LOAD_CORE = 0, 1
+_NGINX = """
+worker_processes 1; error_log {folder}/error.log; pid {folder}/pid; daemon off;
+events {{ worker_connections 20000; }}
+http {{
+  access_log off; client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder};
+  uwsgi_temp_path {folder}; scgi_temp_path {folder};
+  upstream bench {{ server 127.0.0.1:{upstream}; keepalive 256; keepalive_requests 100000000; }}
+  server {{
+    listen 127.0.0.1:{port} backlog=4096; keepalive_requests 100000000;
+    location / {{ proxy_pass http://bench; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+                  proxy_read_timeout 600s; }}
+  }}
+}}
+"""
+
+
+class Missing(Exception):
+    """A program that the comparison needs is not installed."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server under measurement."""
+
+    name: str
+    url: str
+    pids: tuple[int, ...]
+    headers: Mapping[str, str]
+
+    def cpu_s(self) -> float:
+        """Seconds of CPU, user and system, that its processes have used."""
+        ticks = 0
+        for pid in self.pids:
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def resident_kb(self) -> int:
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids)
+        return pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def pinned(core: int, *command: str) -> list[str]:
+    return ["taskset", "-c", str(core), *command]
+
+
+def needed(program: str) -> str:
+    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin")
+    if path is None:
+        raise Missing(f"{program} is not installed: apt-get install {program}")
+    return path
+
+
+@contextlib.contextmanager
+def process(command: list[str], **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    child = subprocess.Popen(command, **options)  # type: ignore[call-overload]
+    try:
+        yield child
+    finally:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(10)
+        child.kill()
+
+
+def wait_for(url: str, within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            urlopen(url, timeout=1).close()
+        except OSError as error:
+            if getattr(error, "code", None) is not None:
+                return  # an HTTP error is an answer
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def upstream() -> Iterator[None]:
+    with process(pinned(LOAD_CORE, sys.executable, str(HERE / "upstream.py"), str(UPSTREAM_PORT))):
+        time.sleep(1)
+        yield
+
+
+@contextlib.contextmanager
+def nginx() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "nginx.conf"
+        config.write_text(_NGINX.format(folder=folder, upstream=UPSTREAM_PORT, port=NGINX_PORT))
+        with process(pinned(GATEWAY_CORE, needed("nginx"), "-c", str(config))) as child:
+            time.sleep(1)
+            workers = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True).stdout.split()
+            yield Server("nginx", f"http://127.0.0.1:{NGINX_PORT}", tuple(map(int, workers)), {})
+
+
+@contextlib.contextmanager
+def gateway(config: Path, name: str = "xrouter", credits: str | None = None) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory() as folder:
+        environ = {
+            **os.environ,
+            "BENCH_STORE": f"sqlite:///{folder}/bench.db",
+            "BENCH_UPSTREAM": f"http://127.0.0.1:{UPSTREAM_PORT}/v1",
+        }
+        xrouter = [sys.executable, "-m", "xrouter.cli"]
+        made = subprocess.run(
+            [*xrouter, "keys", "create", "-c", str(config), "--name", "bench", "--json"]
+            + (["--credits", credits] if credits else []),
+            env=environ,
+            capture_output=True,
+            check=True,
+        )
+        key = json.loads(made.stdout)["key"]
+        with open(f"{folder}/log", "wb") as log:
+            serve = [*xrouter, "serve", "-c", str(config), "--port", str(GATEWAY_PORT)]
+            with process(pinned(GATEWAY_CORE, *serve), env=environ, stderr=log) as child:
+                wait_for(f"http://127.0.0.1:{GATEWAY_PORT}/health/ready")
+                url = f"http://127.0.0.1:{GATEWAY_PORT}"
+                yield Server(name, url, (child.pid,), {"Authorization": f"Bearer {key}"})
+
+
+@dataclass(frozen=True)
+class Load:
+    requests: int
+    seconds: float
+    bytes: int
+    failures: int
+    cpu_s: float
+
+    @property
+    def per_s(self) -> float:
+        return self.requests / self.seconds
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu_s / max(self.requests, 1) * 1e6
+
+
+_LUA = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+{headers}
+wrk.body = [==[{body}]==]
+done = function(summary)
+  local e = summary.errors
+  io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration, summary.bytes,
+    e.connect + e.read + e.write + e.status + e.timeout))
+end
+"""
+
+
+def wrk(server: Server, body: str, connections: int, seconds: int) -> Load:
+    """Load `server` with as much as it takes for `seconds`."""
+    headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in server.headers.items())
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write(_LUA.format(headers=headers, body=body))
+        script.flush()
+        before = server.cpu_s()
+        run = subprocess.run(
+            pinned(
+                LOAD_CORE, needed("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s",
+                "-s", script.name, f"{server.url}/v1/chat/completions",
+            ),
+            capture_output=True,
+            text=True,
+            check=True,
+        )  # fmt: skip
+    numbers = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", run.stdout)
+    assert numbers, run.stdout
+    requests, micros, size, failures = map(int, numbers.groups())
+    return Load(requests, micros / 1e6, size, failures, server.cpu_s() - before)
