@@ -20,10 +20,13 @@ from xrouter.auth.issue import issue
 from xrouter.config.load import load
 from xrouter.config.settings import Server
 from xrouter.front.threaded import ThreadedServer
+from xrouter.ledger.direct import apply_once
+from xrouter.ledger.operations import Transfer
 from xrouter.observe.logs import LogWriter
 from xrouter.store.key import NewKey
 from xrouter.store.keys import KeyStore
 from xrouter.store.migrate import open_store
+from xrouter.surfaces.base import NANO
 from xrouter.wire import decode_json
 from xrouter.world import RealWorld, World
 
@@ -97,15 +100,26 @@ class RunningGateway:
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
 
 
+CREDITS = 1_000_000
+
+
 def new_key(store: str, **fields: Any) -> str:
-    """A key in the database `store`, made as `xrouter keys create` makes it. Returns the secret."""
+    """A key in the database `store`, made as `xrouter keys create --credits` makes it. Returns the secret."""
 
     async def make() -> str:
         engine = await open_store(store)
         try:
-            issued = await issue(
-                KeyStore(engine, RealWorld()), NewKey(**{"name": "test", "account": "tests", **fields})
+            new = NewKey(**{"name": "test", "account": "tests", **fields})
+            issued = await issue(KeyStore(engine, RealWorld()), new)
+            gift = Transfer(
+                kind="grant",
+                account=issued.key.account,
+                amount_nano=CREDITS * NANO,
+                reason="test",
+                author="test",
+                idempotency_key=f"the first credits of {issued.key.account}",
             )
+            await apply_once(engine, RealWorld(), gift)
             return issued.secret.reveal()
         finally:
             await engine.dispose()
