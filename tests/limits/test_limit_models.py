@@ -13,8 +13,9 @@ from limits_kit import claim, limit
 
 from xrouter.limits.limit import MICRO, Change, Claim, Limit, State
 from xrouter.limits.memory import MemoryStore
+from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_link import _SCRIPT
-from xrouter.limits.redis_store import _decode, _encoded
+from xrouter.limits.redis_store import RedisStore, _decode
 
 WALK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 FUTURE_S = 4_000_000_000.0  # 2096: no key of a simulated walk expires by Redis' own clock
@@ -134,13 +135,11 @@ class Script:
         script = _SCRIPT.replace(asks, "local time = {0, ARGV[#ARGV]}")
         self.client = server.client()
         self._run = self.client.register_script(script)
+        self._store = RedisStore(open_client(server.url), lease_s=1e8)  # only to encode
 
     def run(self, now_us: int, lease: str, claims: list[Claim], changes: list[Change]) -> str:
-        args = [len(claims), lease, 10**14]
-        args += [f"{_encoded(one.limit)} {one.amount}" for one in claims]
-        args += [f"{_encoded(one.limit)} {one.delta} {one.mark}" for one in changes]
-        keys = [one.key for one in claims] + [one.key for one in changes]
-        reply: str = self._run(keys=keys, args=[*args, now_us])
+        keys, argument = self._store._encode(lease, claims, changes)
+        reply: str = self._run(keys=keys, args=[argument, now_us])
         return reply
 
 

@@ -5,7 +5,7 @@ which stay exact in the doubles of Redis' Lua (until the year 2255).
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -31,12 +31,13 @@ _LONGEST_WINDOW_S: Final = 366 * 86400
 _LARGEST_AMOUNT: Final = 10**15  # far below 2**53, where doubles stop being exact
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Limit:
     """At most `amount` of `kind` in any `window_s` seconds, or at any time if the kind is concurrency.
 
     `burst`: for the token bucket, how much may be taken at once from a full bucket. A `shadow` limit is counted and
-    reported but refuses nothing. `models`: patterns; () is every model.
+    reported but refuses nothing. `models`: patterns; () is every model. Limits are made once, when the configuration is
+    loaded, and told apart by identity: comparing ten fields for every request would be time lost.
     """
 
     name: str
@@ -48,10 +49,14 @@ class Limit:
     burst: int = 0
     shadow: bool = False
     models: tuple[str, ...] = ()
+    window_us: int = field(init=False, repr=False)
+    code: str = field(init=False, repr=False)  # what limits.lua is told of it
 
-    @property
-    def window_us(self) -> int:
-        return self.window_s * MICRO
+    def __post_init__(self) -> None:
+        kind = "c" if self.kind == "concurrency" else self.strategy[0]
+        window_us = self.window_s * MICRO
+        object.__setattr__(self, "window_us", window_us)
+        object.__setattr__(self, "code", f"{kind} {self.amount} {window_us} {self.burst} {int(self.shadow)}")
 
     @property
     def most(self) -> int:

@@ -1,20 +1,24 @@
 -- Admission of one request: all of its claims or none. xrouter/limits/windows.py says what each state means.
 --
 -- KEYS   the claims' keys, then the changes'
--- ARGV   number of claims, lease, lease's length in µs;
---        for each claim   'kind limit window burst shadow amount', with the window in µs, shadow 0 or 1
+-- ARGV   one text of lines:
+--        'number-of-claims lease-length lease', the length in µs
+--        for each claim   'kind limit window burst shadow amount', the window in µs, shadow 0 or 1
 --        for each change  'kind limit window burst shadow delta mark'
 -- kind   f fixed window | s sliding window | t token bucket | c concurrency
 --
 -- The changes are applied if the claims are refused, or if there are none. Returned are whole numbers with spaces between
 -- them: 1 if admitted, 1 if a key held something else and was replaced, then for each claim: fits, remaining, reset µs,
--- retry µs, mark. One text each way is several times cheaper to encode and to parse in Python than a list of numbers.
+-- retry µs, mark. One text each way is several times cheaper to encode and to parse in Python than lists of numbers.
 -- All times are the server's, so clients' clocks do not matter. Every key expires once nothing in it counts.
 
 local SLICES, SLOT_RETRY_US = 60, 1000000
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local lease, lease_us = ARGV[2], tonumber(ARGV[3])
+local lines = {}
+for line in string.gmatch(ARGV[1], '[^\n]+') do lines[#lines + 1] = line end
+local count, lease_us, lease = string.match(lines[1], '^(%d+) (%d+) (.*)$')
+count, lease_us = tonumber(count), tonumber(lease_us)
 local replaced = 0
 
 -- A command on a key that may hold another type of value: that is not ours, so it goes.
@@ -187,11 +191,10 @@ local function parse(key, text)
   }
 end
 
-local count = tonumber(ARGV[1])
 local claims, states, admitted = {}, {}, true
 
 for i = 1, count do
-  local claim = parse(KEYS[i], ARGV[i + 3])
+  local claim = parse(KEYS[i], lines[i + 1])
   claim.type.load(claim)
   local fits, remaining, reset, retry, mark = claim.type.state(claim, claim.amount)
   claims[i], states[i] = claim, {fits and 1 or 0, remaining, reset, retry, mark}
@@ -211,7 +214,7 @@ end
 
 if not admitted or count == 0 then
   for i = count + 1, #KEYS do
-    local change = parse(KEYS[i], ARGV[i + 3])
+    local change = parse(KEYS[i], lines[i + 1])
     change.type.change(change, change.mark, change.amount)
   end
 end

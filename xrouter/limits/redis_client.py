@@ -9,37 +9,113 @@ redis-py's defaults are made for clients that may wait: ten retries, each with a
 server is frozen. Here nothing is retried and nothing waits by itself: deadlines are the caller's.
 """
 
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
 
 _SENTINEL_PORT: Final = 26379
 _OPTIONS: Final[dict[str, Any]] = {"socket_timeout": None, "socket_connect_timeout": None, "protocol": 2}
 _CLUSTER_REDIRECTS: Final = 2  # a slot may have moved, and then its new node too
 
-
-class Pipeline(Protocol):
-    """What is used of redis-py's pipelines."""
-
-    def execute_command(self, *args: Any) -> Any: ...
-
-    async def execute(self, raise_on_error: bool = True) -> list[Any]: ...
+Call = tuple[list[str], str]
+"""The keys and the one argument of the script."""
+Reply = bytes
 
 
 class Client(Protocol):
-    """What is used of redis-py's clients."""
+    """A Redis that runs a script. Raises redis-py's RedisError, and OSError."""
 
-    def pipeline(self, transaction: bool = True) -> Pipeline: ...
+    async def run(self, sha: str, calls: list[Call]) -> list[Reply | Exception]:
+        """The reply to each call, sent together; an error that the server answers is a reply too."""
 
-    async def ping(self) -> Any: ...
+    async def load(self, script: str) -> None: ...
 
-    async def script_load(self, script: str) -> Any: ...
+    async def ping(self) -> None: ...
 
-    async def aclose(self) -> None: ...
+    async def aclose(self) -> None:
+        """Close the connections. The next use makes new ones."""
+
+
+class Server:
+    """One server, or the master that sentinels name.
+
+    The commands are encoded here: redis-py's encoder looks at every argument in several ways and takes most of the time
+    of a call. Connecting, TLS, signing in and reading are its own.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def run(self, sha: str, calls: list[Call]) -> list[Reply | Exception]:
+        pool = self._redis.connection_pool
+        connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.send_packed_command(_encoded(sha, calls))
+            replies: list[Reply | Exception] = []
+            for _ in calls:
+                try:
+                    replies.append(await connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+            return replies
+        except BaseException:
+            await connection.disconnect(nowait=True)  # what is still to come of it would answer the next call
+            raise
+        finally:
+            await pool.release(connection)
+
+    async def load(self, script: str) -> None:
+        await self._redis.script_load(script)
+
+    async def ping(self) -> None:
+        await self._redis.execute_command("PING")  # type: ignore[no-untyped-call]
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()
+
+
+class Cluster:
+    """The nodes of a cluster; each call goes to the one that has its keys."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+
+    async def run(self, sha: str, calls: list[Call]) -> list[Reply | Exception]:
+        pipeline = self._cluster.pipeline()
+        for keys, argument in calls:
+            # Not its `evalsha`: that refuses in a pipeline, though the command itself is sent well.
+            pipeline.execute_command("EVALSHA", sha, len(keys), *keys, argument)
+        replies: list[Reply | Exception] = await pipeline.execute(raise_on_error=False)
+        return replies
+
+    async def load(self, script: str) -> None:
+        await self._cluster.script_load(script)
+
+    async def ping(self) -> None:
+        await self._cluster.execute_command("PING")
+
+    async def aclose(self) -> None:
+        await self._cluster.aclose()
+
+
+def _encoded(sha: str, calls: list[Call]) -> bytes:
+    """EVALSHA commands in the Redis serialization protocol: arrays of texts, each with its length in bytes."""
+    head = f"\r\n$7\r\nEVALSHA\r\n$40\r\n{sha}\r\n"
+    return "".join([_command(head, keys, argument) for keys, argument in calls]).encode("utf-8", "surrogatepass")
+
+
+def _command(head: str, keys: list[str], argument: str) -> str:
+    texts = "".join([f"${len(text) if text.isascii() else _size(text)}\r\n{text}\r\n" for text in (*keys, argument)])
+    return f"*{len(keys) + 4}{head}${len(str(len(keys)))}\r\n{len(keys)}\r\n{texts}"
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def open_client(url: str) -> Client:
@@ -48,12 +124,12 @@ def open_client(url: str) -> Client:
     retry = Retry(NoBackoff(), 0)
     match parts.scheme:
         case "redis+cluster":
-            found: Any = RedisCluster.from_url(_plain(parts), retry=Retry(NoBackoff(), _CLUSTER_REDIRECTS), **_OPTIONS)
+            redirects = Retry(NoBackoff(), _CLUSTER_REDIRECTS)
+            return Cluster(RedisCluster.from_url(_plain(parts), retry=redirects, **_OPTIONS))
         case "redis+sentinel":
-            found = _sentinel(parts, retry)
+            return Server(_sentinel(parts, retry))
         case _:
-            found = Redis.from_url(url, retry=retry, **_OPTIONS)
-    return cast(Client, found)
+            return Server(Redis.from_url(url, retry=retry, **_OPTIONS))
 
 
 def _plain(parts: SplitResult) -> str:
@@ -63,7 +139,7 @@ def _plain(parts: SplitResult) -> str:
     return parts._replace(scheme=scheme, query=urlencode(query)).geturl()
 
 
-def _sentinel(parts: SplitResult, retry: Retry) -> Any:
+def _sentinel(parts: SplitResult, retry: Retry) -> Redis:
     credentials, _, places = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     name, _, database = parts.path.strip("/").partition("/")
@@ -72,7 +148,8 @@ def _sentinel(parts: SplitResult, retry: Retry) -> Any:
     query = dict(parse_qsl(parts.query))
     options: dict[str, Any] = {"ssl": query.pop("tls", "false") == "true", **query, **_OPTIONS, "retry": retry}
     sentinels = Sentinel(_hosts(places), sentinel_kwargs=dict(options), **options)  # type: ignore[no-untyped-call]
-    return sentinels.master_for(name, db=int(database or 0), username=user or None, password=password or None)
+    master: Redis = sentinels.master_for(name, db=int(database or 0), username=user or None, password=password or None)
+    return master
 
 
 def _hosts(places: str) -> list[tuple[str, int]]:

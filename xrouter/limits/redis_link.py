@@ -11,16 +11,16 @@ or full server answers reads.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import NoScriptError, RedisError
 
 from xrouter.limits.patience import Patience
-from xrouter.limits.redis_client import Client
+from xrouter.limits.redis_client import Call, Client, Reply
 from xrouter.limits.store import StoreDown
 
 log = logging.getLogger("xrouter.limits")
@@ -34,17 +34,12 @@ _BATCH: Final = (
 )
 _SCRIPT: Final = Path(__file__).with_name("limits.lua").read_text(encoding="utf-8")
 _SHA: Final = sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # what Redis calls a script by
-_PROBE_KEY: Final = "xrl:probe"
-_PROBE_ARGS: Final = (1, "", 0, "f 1000000000 1000000 0 0 1")
-
-Reply = bytes
-Arg = str | int
+_PROBE: Final[Call] = (["xrl:probe"], "1 0 probe\nf 1000000000 1000000 0 0 1")
 
 
 @dataclass(slots=True)
-class _Call:
-    keys: Sequence[str]
-    args: Sequence[Arg]
+class _Waiting:
+    call: Call
     reply: asyncio.Future[Reply]
 
 
@@ -57,7 +52,7 @@ class RedisLink:
         self._client = client
         self._on_recovery = on_recovery
         self._deadline_s = deadline_s
-        self._queue: list[_Call] = []
+        self._queue: list[_Waiting] = []
         self._wake = asyncio.Event()
         self._look = asyncio.Event()
         self._failures = 0
@@ -84,13 +79,13 @@ class RedisLink:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._client.aclose()
 
-    def call(self, keys: Sequence[str], args: Sequence[Arg]) -> asyncio.Future[Reply]:
+    def call(self, call: Call) -> asyncio.Future[Reply]:
         """The script's reply, or StoreDown: in the order of calls. `sent` of the error tells whether it may have run."""
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         if self.degraded or self._closing:
             reply.set_exception(StoreDown("Redis is away", sent=False))
         else:
-            self._queue.append(_Call(keys, args, reply))
+            self._queue.append(_Waiting(call, reply))
             self._wake.set()
         return reply
 
@@ -102,18 +97,18 @@ class RedisLink:
                 batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
                 await self._flush(batch)
 
-    async def _flush(self, batch: list[_Call]) -> None:
+    async def _flush(self, batch: list[_Waiting]) -> None:
         try:
             async with Patience(self._deadline_s):
-                replies = await self._execute([(call.keys, call.args) for call in batch])
+                replies = await self._execute([waiting.call for waiting in batch])
         except Exception as error:  # redis-py's, the network's, TLS's: whatever it is, the flusher goes on
             # What was queued meanwhile has waited for the same server as long: it fails with it, and not a deadline later.
             batch, self._queue = batch + self._queue, []
             self.errors += len(batch)
             self._failed(error)
-            for call in batch:
-                if not call.reply.done():
-                    call.reply.set_exception(_down(error))
+            for waiting in batch:
+                if not waiting.reply.done():
+                    waiting.reply.set_exception(_down(error))
             return
         errors = [reply for reply in replies if isinstance(reply, Exception)]
         if errors:
@@ -121,31 +116,24 @@ class RedisLink:
             self._failed(errors[-1])
         else:
             self._failures, self._answered = 0, True
-        for call, reply in zip(batch, replies, strict=True):
-            if call.reply.done():
+        for waiting, reply in zip(batch, replies, strict=True):
+            if waiting.reply.done():
                 continue
             if isinstance(reply, Exception):
-                call.reply.set_exception(_down(reply))
+                waiting.reply.set_exception(_down(reply))
             else:
-                call.reply.set_result(reply)
+                waiting.reply.set_result(reply)
 
-    async def _execute(self, calls: list[tuple[Sequence[str], Sequence[Arg]]]) -> list[Any]:
+    async def _execute(self, calls: list[Call]) -> list[Reply | Exception]:
         """The replies, errors among them. A server that has lost the script is given it and asked again."""
-        replies = await self._pipeline(calls)
+        replies = await self._client.run(_SHA, calls)
         lost = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if lost:
-            await self._client.script_load(_SCRIPT)
-            again = await self._pipeline([calls[index] for index in lost])
+            await self._client.load(_SCRIPT)
+            again = await self._client.run(_SHA, [calls[index] for index in lost])
             for index, reply in zip(lost, again, strict=True):
                 replies[index] = reply
         return replies
-
-    async def _pipeline(self, calls: list[tuple[Sequence[str], Sequence[Arg]]]) -> list[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for keys, args in calls:
-            # Not its `evalsha`: that of a cluster's pipeline refuses, though the command itself is sent well.
-            pipeline.execute_command("EVALSHA", _SHA, len(keys), *keys, *args)
-        return await pipeline.execute(raise_on_error=False)
 
     def _failed(self, error: BaseException) -> None:
         """A pipeline has failed. One alone may be a moment in which the machine had other things to do."""
@@ -178,7 +166,7 @@ class RedisLink:
             async with asyncio.timeout(_CONNECT_S):
                 await self._client.ping()
             async with Patience(self._deadline_s):
-                (reply,) = await self._execute([([_PROBE_KEY], _PROBE_ARGS)])
+                (reply,) = await self._execute([_PROBE])
             if isinstance(reply, Exception):
                 raise reply
         except Exception as error:  # as above: the probes go on, or nothing would ever find the server well again

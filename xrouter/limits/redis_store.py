@@ -10,12 +10,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Final, TypeVar
 
 from xrouter.limits.limit import Change, Claim, Decision, Limit, State
-from xrouter.limits.redis_client import Client
-from xrouter.limits.redis_link import DEADLINE_S, Arg, RedisLink, Reply
+from xrouter.limits.redis_client import Call, Client, Reply
+from xrouter.limits.redis_link import DEADLINE_S, RedisLink
 from xrouter.limits.store import Counters, StoreDown
 
 log = logging.getLogger("xrouter.limits")
@@ -71,7 +70,7 @@ class RedisStore:
         return await self._admit_in_turn(lease, claims, otherwise)
 
     async def _admit_at_once(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change]) -> Decision:
-        reply = self._link.call(*self._encode(lease, claims, otherwise))
+        reply = self._link.call(self._encode(lease, claims, otherwise))
         try:
             return self._decision(lease, claims, await asyncio.shield(reply))
         except asyncio.CancelledError:
@@ -109,7 +108,7 @@ class RedisStore:
                 self._send(group[at : at + _CHUNK])
 
     def _send(self, changes: list[Change]) -> None:
-        reply = self._link.call(*self._encode("", (), changes))
+        reply = self._link.call(self._encode("", (), changes))
         reply.add_done_callback(lambda done: self._sent(done, changes))
 
     def _sent(self, done: asyncio.Future[Reply], changes: list[Change]) -> None:
@@ -143,12 +142,12 @@ class RedisStore:
         if self._held and not self._link.degraded:
             self.settle([Change(limit, key, lease, 0) for (key, lease), limit in self._held.items()])
 
-    def _encode(self, lease: str, claims: Sequence[Claim], changes: Sequence[Change]) -> tuple[list[str], list[Arg]]:
-        """What limits.lua wants as KEYS and ARGV."""
-        args: list[Arg] = [len(claims), lease, self._lease_us]
-        args += [f"{_encoded(claim.limit)} {claim.amount}" for claim in claims]
-        args += [f"{_encoded(change.limit)} {change.delta} {change.mark}" for change in changes]
-        return [claim.key for claim in claims] + [change.key for change in changes], args
+    def _encode(self, lease: str, claims: Sequence[Claim], changes: Sequence[Change]) -> Call:
+        """What limits.lua is to be told."""
+        lines = [f"{len(claims)} {self._lease_us} {lease}"]
+        lines += [f"{claim.limit.code} {claim.amount}" for claim in claims]
+        lines += [f"{change.limit.code} {change.delta} {change.mark}" for change in changes]
+        return [claim.key for claim in claims] + [change.key for change in changes], "\n".join(lines)
 
     def _decision(self, lease: str, claims: Sequence[Claim], reply: Reply) -> Decision:
         decision, replaced = _decode(lease, claims, reply)
@@ -190,12 +189,6 @@ def _given_back(claims: Sequence[Claim], decision: Decision) -> list[Change]:
 def _unasked(claim: Claim) -> State:
     """Of a limit on a node that was not reached, since another one refused: nothing is known of it."""
     return State(True, claim.limit.most, 0, 0, 0)
-
-
-@lru_cache(maxsize=1000)
-def _encoded(limit: Limit) -> str:
-    kind = "c" if limit.kind == "concurrency" else limit.strategy[0]
-    return f"{kind} {limit.amount} {limit.window_us} {limit.burst} {int(limit.shadow)}"
 
 
 def _tag(key: str) -> str:
