@@ -233,7 +233,7 @@ class RequestContext:
     session_id: str | None = None
     openrouter: bool = False  # asked under /api/v1, OpenRouter's path
     upstream_s: float = 0.0  # spent waiting for upstreams until the response began; the rest is the gateway's own
-    client_abort: ClientAbort = "bill_delivered"  # set by quota: drain_and_bill reads an upstream on after the client left
+    client_abort: ClientAbort = "bill_delivered"  # set by quota; drain_and_bill reads on after the client left
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to the response by `edge`
     stash: dict[object, Any] = field(default_factory=dict)
     _facts: dict[str, Any] = field(default_factory=dict)
