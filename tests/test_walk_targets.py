@@ -148,6 +148,7 @@ def test_models_are_tried_in_order_on_any_error(first: Scripted, second: Scripte
     reply = chat(gateway, "one/chat", "Peru?", models=["two/chat"])
     assert reply.status_code == 200
     assert reply.headers["x-xrouter-upstream"] == "second"
+    assert reply.json()["model"] == "two/chat", "the client is told which one answered"
 
 
 def test_preferences_choose_the_targets(first: Scripted, second: Scripted, gateway: RunningGateway) -> None:

@@ -234,9 +234,13 @@ class _Relay:
         return Purpose(ctx.generation_id, ctx.request_id, conversation(ctx), entry.settings)
 
     def _head(self, target: Target) -> AnswerHead:
+        """The model is told by the name that the client used for it; another one of its `models`, by its own."""
         ctx = self.ctx
-        created = int(ctx.started_at)
-        return AnswerHead(ctx.generation_id, ctx.route.requested, created, target.upstream, ctx.openrouter)
+        created, name = int(ctx.started_at), ctx.route.requested
+        entry = self.services.catalog.resolve(name)
+        if entry is None or entry.id != target.public_model:
+            name = target.public_model
+        return AnswerHead(ctx.generation_id, name, created, target.upstream, ctx.openrouter)
 
     async def _deliver(self, events: Sequence[Event], began: float) -> None:
         """Pass events on. A whole answer is only collected; a stream's first event is the first byte to the client."""

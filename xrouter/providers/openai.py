@@ -121,7 +121,7 @@ class OpenAITranslator(Translator):
             call.raw is not None
             and call.body.get("model") == self._target.model
             and _GATEWAY_FIELDS.isdisjoint(call.body)
-            and (not asks_usage or options.get("include_usage") is True)
+            and (options.get("include_usage") is True if asks_usage else "stream_options" not in call.body)
         )
         if same:
             return cast(bytes, call.raw)
