@@ -99,7 +99,7 @@ class Edge:
             elif name == b"x-session-id":
                 session_id = value.decode("latin-1")[:256]
             elif name == b"x-forwarded-for":
-                forwarded = value
+                forwarded = value if forwarded is None else forwarded + b"," + value  # one list (RFC 9110 section 5.3)
         world = self.world
         return RequestContext(
             request_id=request_id if _ID.fullmatch(request_id) else ids.uuid4(world),
@@ -118,17 +118,15 @@ class Edge:
         if forwarded is None or not self.trusted:
             return address
         for hop in reversed(forwarded.decode("latin-1").split(",")):
-            if not self._is_trusted(address):
+            told = _address(hop.strip())
+            if told is None or not self._is_trusted(address):
                 break
-            address = hop.strip()
+            address = told
         return address
 
     def _is_trusted(self, address: str) -> bool:
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self.trusted)
+        parsed = ipaddress.ip_address(address) if address else None
+        return parsed is not None and any(parsed in network for network in self.trusted)
 
     def _finished(self, ctx: RequestContext, response: "_Response", error: XRouterError | None, left: bool) -> None:
         outcome = ctx.outcome if ctx.provided("outcome") else None
@@ -139,6 +137,14 @@ class Edge:
         error = error or (outcome.error if outcome else None)
         self.metrics.finished(ctx, status, seconds, response.overhead_s, error)
         self.log_writer.write(request_record(ctx, status, seconds, response.overhead_s, error))
+
+
+def _address(text: str) -> str | None:
+    """An IP address in its usual form; None for anything else that a header may hold."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
 
 
 def _cancelled_from_outside() -> bool:
