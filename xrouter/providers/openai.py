@@ -136,7 +136,8 @@ class OpenAITranslator(Translator):
     def started(self, status: int, headers: Headers) -> None:
         content_type = (header(headers, b"content-type") or b"").lower()
         self._streamed = content_type.startswith(b"text/event-stream")
-        if self._streamed != self._call.stream and not content_type.startswith(b"application/json"):
+        asked = self._call.stream if self._streamed else content_type.startswith(b"application/json")
+        if not asked:
             raise UpstreamProtocolError(detail=f"content type {safe_type(content_type)}")
 
     def feed(self, data: bytes) -> Sequence[Event]:
