@@ -28,6 +28,17 @@ _ENDPOINTS: Final = (
     _query("parameters", "parameters/{author}/{slug}"),
     _query("parameters_flat", "parameters/{model}"),
     _query("providers", "providers"),
+    _query("generation", "generation"),
+    _query("key", "key"),
+    _query("key", "auth/key"),
+    _query("credits", "credits", management=True),
+    _query("activity", "activity", management=True),
+    _query("keys", "keys", management=True),
+    _query("keys_create", "keys", "POST", management=True),
+    _query("keys_show", "keys/{hash}", management=True),
+    _query("keys_update", "keys/{hash}", "PATCH", management=True),
+    _query("keys_delete", "keys/{hash}", "DELETE", management=True),
+    _query("tokens_count", "tokens/count", "POST"),
 )
 
 

@@ -18,10 +18,14 @@ class IssuedKey:
 
 
 async def issue(
-    store: KeyStore, new: NewKey, before_commit: Callable[[AsyncConnection], Awaitable[None]] | None = None
+    store: KeyStore,
+    new: NewKey,
+    before_commit: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+    *,
+    secret: Secret | None = None,
 ) -> IssuedKey:
-    """Make a key. `before_commit` as in `KeyStore.create`."""
-    secret = keyformat.new_secret(new.tier)
+    """Make a key. `before_commit` as in `KeyStore.create`; `secret` if it had to be known before: a new one of its tier."""
+    secret = secret or keyformat.new_secret(new.tier)
     text = secret.reveal()
     key = await store.create(
         new, hash=keyformat.digest(text).hex(), label=keyformat.label(text), before_commit=before_commit

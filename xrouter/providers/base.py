@@ -20,6 +20,9 @@ Exchange = Generator[UpstreamRequest, UpstreamAnswer, UpstreamRequest]
 """The requests of one call: each yielded one is answered whole, the returned one is the call itself, answered through
 `feed`. Most calls yield nothing; a GigaChat call with images uploads them first."""
 
+CountExchange = Generator[UpstreamRequest, UpstreamAnswer, Sequence[int]]
+"""The requests of one token count, each answered whole; returns the tokens of each text, or of a chat the one total."""
+
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
@@ -96,3 +99,10 @@ class Provider(ABC):
     def parameters(self, model: ModelSettings, target: Target) -> frozenset[str]:
         """The request fields that `model` honours here."""
         return self.supported_parameters
+
+    def count(self, call: Call, target: Target, purpose: Purpose) -> CountExchange | None:
+        """How to let the provider count the tokens of `call`; None where it has no way to.
+
+        Raises BadRequest for what the call itself would be refused for.
+        """
+        return None

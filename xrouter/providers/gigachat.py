@@ -18,7 +18,7 @@ import msgspec
 from xrouter.config.settings import ModelSettings
 from xrouter.context import Call, Target
 from xrouter.errors import UpstreamProtocolError
-from xrouter.providers.base import Provider, Purpose, Translator
+from xrouter.providers.base import CountExchange, Provider, Purpose, Translator
 from xrouter.providers.gigachat_chat import ChatTranslator
 from xrouter.providers.gigachat_config import GigaChatConfig
 from xrouter.providers.gigachat_embeddings import EmbeddingTranslator
@@ -29,7 +29,7 @@ from xrouter.providers.gigachat_oauth import GigaChatTokenFlow, PasswordTokenFlo
 from xrouter.providers.gigachat_wire import ReadModels, ReadTokenCount, SentTexts
 from xrouter.upstream.base import UpstreamAnswer, UpstreamRequest
 from xrouter.upstream.signin import FixedSignIn, SignIn, TokenFlow
-from xrouter.wire import EmbeddingRequest
+from xrouter.wire import EmbeddingRequest, encode_json
 from xrouter.world import World
 
 T = TypeVar("T")
@@ -114,6 +114,10 @@ class GigaChat(Provider):
             missing |= {"stop"}
         return self.supported_parameters - missing
 
+    def count(self, call: Call, target: Target, purpose: Purpose) -> CountExchange | None:
+        """The texts as they are: what the chat's template adds to them, GigaChat tells only in an answer's usage."""
+        return self._count(call, target) if purpose.model.kind == "chat" else None
+
     def count_tokens(self, texts: Sequence[str], model: str) -> UpstreamRequest:
         """The request that counts the tokens of each text, as they are, without a chat's template (section 9). Free."""
         return self._api.post("/tokens/count", SentTexts(model, list(texts)))
@@ -121,6 +125,16 @@ class GigaChat(Provider):
     def read_token_counts(self, answer: UpstreamAnswer) -> Sequence[int]:
         """Tokens of each text, in their order. Raises what an answer other than 2xx means, or UpstreamProtocolError."""
         return [count.tokens for count in self._read(answer, list[ReadTokenCount])]
+
+    def _count(self, call: Call, target: Target) -> CountExchange:
+        tools = call.body.get("tools") or call.body.get("functions") or ()
+        texts = [*call.prompt(), *(encode_json(tool).decode() for tool in tools)]
+        asked = [text for text in texts if text]
+        counts = self.read_token_counts((yield self.count_tokens(asked, target.model))) if asked else ()
+        if len(counts) != len(asked):
+            raise UpstreamProtocolError(detail=f"{len(counts)} token counts of {len(asked)} texts")
+        known = iter(counts)
+        return [next(known) if text else 0 for text in texts]
 
     def _read(self, answer: UpstreamAnswer, shape: type[T]) -> T:
         if not 200 <= answer.status < 300:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from xrouter.config.settings import ModelSettings
 from xrouter.context import Call, Target
 from xrouter.errors import UpstreamProtocolError
-from xrouter.providers.base import Provider, Purpose, Translator
+from xrouter.providers.base import CountExchange, Provider, Purpose, Translator
 from xrouter.providers.yandexgpt_access import Access
 from xrouter.providers.yandexgpt_async import AsyncCompletion
 from xrouter.providers.yandexgpt_compatible import CompatibleTranslator
@@ -22,7 +22,7 @@ from xrouter.providers.yandexgpt_embeddings import EmbeddingTranslator
 from xrouter.providers.yandexgpt_iam import IamFlow, MetadataFlow, bearer, load_key
 from xrouter.providers.yandexgpt_models import Scheme, Surface, YandexModel
 from xrouter.providers.yandexgpt_native import NativeTranslator
-from xrouter.providers.yandexgpt_tokenize import TokenCounter
+from xrouter.providers.yandexgpt_tokenize import TokenCounter, count_exchange
 from xrouter.upstream.base import UpstreamAnswer, UpstreamRequest
 from xrouter.upstream.signin import FixedSignIn, SignIn, TokenFlow
 from xrouter.wire import ChatRequest
@@ -84,6 +84,12 @@ class YandexGPT(Provider):
     def token_counter(self, target: Target) -> TokenCounter:
         """Yandex's own count, for its own models."""
         return TokenCounter(self._access, self._access.model(target.model, "gpt"))
+
+    def count(self, call: Call, target: Target, purpose: Purpose) -> CountExchange | None:
+        """Yandex counts for its own models only; a chat with its template, texts with the mark that begins each."""
+        if purpose.model.kind != "chat" or not self._access.model(target.model, "gpt").own:
+            return None
+        return count_exchange(self.token_counter(target), call, purpose)
 
     def async_completion(
         self, call: Call, target: Target, purpose: Purpose, *, poll_s: float = 10.0, give_up_s: float = 3600.0

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from xrouter.context import Call
 from xrouter.errors import UpstreamProtocolError
-from xrouter.providers.base import Purpose
+from xrouter.providers.base import CountExchange, Purpose
 from xrouter.providers.yandexgpt_access import Access
 from xrouter.providers.yandexgpt_models import YandexModel
 from xrouter.providers.yandexgpt_native_request import native_request
@@ -66,3 +66,13 @@ class TokenCounter:
             return len(_tokens_decoder.decode(answer.body).tokens)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise UpstreamProtocolError("The upstream's token count could not be understood") from None
+
+
+def count_exchange(counter: TokenCounter, call: Call, purpose: Purpose) -> CountExchange:
+    """A chat in one request; of texts, each in its own."""
+    if call.kind == "chat":
+        return [counter.read((yield counter.call(call, purpose)))]
+    counts = []
+    for text in call.prompt():
+        counts.append(counter.read((yield counter.text(text))))  # noqa: PERF401  no yield in a comprehension
+    return counts

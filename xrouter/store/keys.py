@@ -87,11 +87,30 @@ class KeyStore:
             raise NotFound("No key has this hash")
         return _key(rows[0])
 
-    async def page(self, *, offset: int = 0, limit: int = 100, include_disabled: bool = False) -> list[Key]:
-        """Keys by time of creation, newest first. Without `include_disabled`, neither disabled nor revoked ones."""
+    async def page(
+        self,
+        *,
+        offset: int = 0,
+        limit: int = 100,
+        include_disabled: bool = False,
+        include_expired: bool = True,
+        account: str | None = None,
+        management: bool | None = None,
+    ) -> list[Key]:
+        """Keys by time of creation, newest first. Without `include_disabled`, neither disabled nor revoked ones.
+
+        `account`, `management`: only keys of this account, only those that are management keys or are not.
+        """
         query = select(api_keys).order_by(api_keys.c.created_at_us.desc(), api_keys.c.hash.desc())
         if not include_disabled:
             query = query.where(api_keys.c.disabled.is_(False), api_keys.c.revoked_at_us.is_(None))
+        if not include_expired:
+            expires = api_keys.c.expires_at_us
+            query = query.where(expires.is_(None) | (expires > self._now_us()))
+        if account is not None:
+            query = query.where(api_keys.c.account == account)
+        if management is not None:
+            query = query.where(api_keys.c.management.is_(management))
         async with self._engine.connect() as connection:
             rows = (await connection.execute(query.offset(offset).limit(limit))).mappings()
             return [_key(row) for row in rows]

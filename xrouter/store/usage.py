@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import ColumnElement, case, func, literal_column, select
+from sqlalchemy import ColumnElement, case, func, literal_column, null, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.store.key import LimitReset
@@ -27,9 +27,10 @@ class Credits:
 
 @dataclass(frozen=True, slots=True)
 class ActivityRow:
-    """Sums of one day (since 1970, UTC), model and upstream ('' where none served)."""
+    """Sums of one day (since 1970, UTC), model and upstream ('' where none served); `account` if they were split by it."""
 
     day: int
+    account: str | None
     model: str
     upstream: str
     requests: int
@@ -65,17 +66,25 @@ async def read_credits(engine: AsyncEngine, account: str | None) -> Credits | No
 
 
 async def read_activity(
-    engine: AsyncEngine, *, first_day: int, last_day: int, account: str | None, key_hash: str | None
+    engine: AsyncEngine,
+    *,
+    first_day: int,
+    last_day: int,
+    account: str | None,
+    key_hash: str | None,
+    by_account: bool = False,
 ) -> list[ActivityRow]:
     """Sums of whole days, newest first. Days more than 62 days old are in another table and not read."""
     hours = usage_hours.c
     day = hours.hour // _HOURS
     summed = ("requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "charged_nano")
+    owner = hours.account if by_account else null()
+    groups = (day, owner, hours.model, hours.upstream) if by_account else (day, hours.model, hours.upstream)
     query = (
-        select(day, hours.model, hours.upstream, *(func.sum(hours[name]) for name in summed))
+        select(day, owner, hours.model, hours.upstream, *(func.sum(hours[name]) for name in summed))
         .where(hours.hour >= first_day * _HOURS, hours.hour < (last_day + 1) * _HOURS)
-        .group_by(day, hours.model, hours.upstream)
-        .order_by(day.desc(), hours.model, hours.upstream)
+        .group_by(*groups)
+        .order_by(day.desc(), *groups[1:])
     )
     if account is not None:
         query = query.where(hours.account == account)

@@ -10,8 +10,9 @@ from typing import Any
 from xrouter.catalog import Catalog, CatalogEntry, may_use
 from xrouter.config.settings import Price
 from xrouter.context import Principal, Target
-from xrouter.errors import BadRequest, ModelNotFound
+from xrouter.errors import ModelNotFound
 from xrouter.filters.base import Services
+from xrouter.surfaces.query import whole_number
 
 _FREE = Price(input=Decimal(0))
 _PAGE = 1000
@@ -49,7 +50,7 @@ class ModelShapes:
         """`GET models`. Aliases are listed too: clients check a name against the list before they use it."""
         found = [model for model in self._all(principal) if _matches(model, query)]
         found.sort(key=_ORDERS.get(query.get("sort", ""), _by_nothing))
-        offset, limit = _number(query, "offset", 0, 10**6), _number(query, "limit", _PAGE, _PAGE)
+        offset, limit = whole_number(query, "offset", 0, 10**6), whole_number(query, "limit", _PAGE, _PAGE)
         page = found[offset : offset + limit]
         after = offset + len(page)
         following = f"?offset={after}&limit={limit}" if after < len(found) and page else None
@@ -193,7 +194,7 @@ def _matches(model: Mapping[str, Any], query: Mapping[str, str]) -> bool:
         asked = query.get(name)
         if asked and asked != "all" and not set(asked.split(",")) <= set(have):
             return False
-    return (model["context_length"] or 0) >= _number(query, "context", 0, 10**9)
+    return (model["context_length"] or 0) >= whole_number(query, "context", 0, 10**9)
 
 
 def _by_nothing(model: Mapping[str, Any]) -> int:
@@ -206,12 +207,3 @@ _ORDERS = {
     "pricing": lambda model: Decimal(model["pricing"]["prompt"]),
     "created": lambda model: -model["created"],
 }
-
-
-def _number(query: Mapping[str, str], name: str, default: int, most: int) -> int:
-    text = query.get(name)
-    if text is None or text == "":
-        return default
-    if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise BadRequest(f"{name} has to be a whole number", param=name)
-    return min(int(text), most)
