@@ -1,0 +1,37 @@
+import pytest
+from kit.keys import HandWorld
+from kit.money import COSTLY, Money, grant, settlement
+
+VIEWS = ["v_accounts", "v_entries", "v_holds", "v_generations", "v_prices", "v_key_usage", "v_usage"]
+
+
+async def test_views_show_times_and_credits(books: Money, world: HandWorld) -> None:
+    await books.ledger.transfer(grant(2_500_000_000))
+    await books.hold("g1", 4_000)
+    await books.ledger.settle(settlement("g1", 4_000, price=COSTLY, provider_cost_nano=2_000), delivered=True)
+    assert books.rows("SELECT name, balance, created_at FROM v_accounts WHERE name IN ('acme', '@promotions')") == [
+        ("@promotions", "-2.500000000", "1970-01-01T00:00:00Z"),
+        ("acme", "2.499996000", "2027-01-15T08:00:00Z"),
+    ]
+    assert books.rows("SELECT name, balance FROM v_accounts WHERE name = '@provider_cost'") == [
+        ("@provider_cost", "-0.000002000")  # a sign, though no whole credit
+    ]
+    assert books.rows("SELECT kind, amount, posted_at FROM v_entries WHERE kind = 'charge'") == [
+        ("charge", "0.000004000", "2027-01-15T08:00:00Z")
+    ]
+    assert books.rows("SELECT charged, cost, provider_cost, settled_at FROM v_generations") == [
+        ("0.000004000", "0.000004000", "0.000002000", "2027-01-15T08:00:00Z")
+    ]
+    assert books.rows("SELECT began_at, period, requests, charged FROM v_usage") == [
+        ("2027-01-15T08:00:00Z", "hour", 1, "0.000004000")
+    ]
+    assert books.rows("SELECT used, day, day_began_at FROM v_key_usage") == [
+        ("0.000004000", "0.000004000", "2027-01-15T00:00:00Z")
+    ]
+    assert books.rows("SELECT state, closed_at FROM v_holds") == [("settled", "2027-01-15T08:00:00Z")]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+async def test_views_are_read_only(books: Money, view: str) -> None:
+    with pytest.raises(Exception, match="cannot modify"):
+        books.spoil(f"DELETE FROM {view}")
