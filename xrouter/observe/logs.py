@@ -61,6 +61,7 @@ class LogWriter:
             self._closing.wait(_COLLECT_S)
             self._waiting.clear()  # before the lines are taken: a line that comes meanwhile is the next piece's
             self._write_out()
+        self._write_out()  # what came while the last piece was written
 
     def _write_out(self) -> None:
         pieces = [self._lines.popleft() for _ in range(len(self._lines))]
