@@ -22,6 +22,8 @@ class Splicer:
         data = event.data
         if self._changes is None:
             self._changes = self._learn(event)
+        if b'"provider"' in data:
+            return self._rewritten(event)
         for old, new in self._changes:
             if old not in data:
                 return self._rewritten(event)
@@ -40,7 +42,7 @@ class Splicer:
                     break
             else:
                 return [(b"\0", b"")]  # stands in no JSON text: every chunk of this stream is rewritten
-        if b'"provider"' in event.data or b'"system_fingerprint":null' in event.data.replace(b" ", b""):
+        if b'"system_fingerprint":null' in event.data.replace(b" ", b""):
             return [(b"\0", b"")]
         return changes
 
