@@ -103,6 +103,7 @@ def test_f17_f18_killed_under_load_nothing_finished_is_lost_and_nothing_is_charg
         deadline = time.monotonic() + LEASE_S + 5
         with closing(sqlite3.connect(store)) as connection:
             while connection.execute("SELECT count(*) FROM holds WHERE state = 'open'").fetchone() != (0,):
+                assert process.poll() is None, "the gateway does not serve"
                 assert time.monotonic() < deadline, "a hold is older than its lease and a sweep"
                 time.sleep(0.05)
             charged = dict(connection.execute("SELECT id, charged_nano FROM generations"))

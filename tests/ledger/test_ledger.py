@@ -173,7 +173,7 @@ async def test_grants_are_positive_and_named_ones_happen_once(books: Money) -> N
     for amount in (0, -1):
         with pytest.raises(BadRequest):
             await books.ledger.transfer(grant(amount))
-    with pytest.raises(InternalError):
+    with pytest.raises(BadRequest, match="cannot hold"):
         await books.ledger.transfer(grant(2**62 + 1))
     with pytest.raises(BadRequest, match="own accounts"):
         await books.ledger.transfer(grant(1, "@revenue"))
@@ -285,3 +285,22 @@ async def test_sums_of_usage_follow_each_settlement(books: Money, world: HandWor
     await books.ledger.settle(settlement("later", 2_000), delivered=True)
     sums = books.rows("SELECT requests, input_tokens, charged_nano, key_hash FROM usage_hours ORDER BY hour")
     assert sums == [(5, 5, 5_000, KEY), (1, 2, 2_000, KEY)]
+
+
+async def test_old_hours_become_days_and_no_sum_changes(books: Money, world: HandWorld) -> None:
+    """Each of two settlements on each of three days; the fixture's proof adds both tables up."""
+    await books.ledger.transfer(grant(100_000))
+    for day in range(3):
+        for hour in range(2):
+            await books.ledger.settle(settlement(f"g{day}-{hour}", 1_000), delivered=True)
+            await books.ledger.settle(settlement(f"h{day}-{hour}", 1_000, key="other"), delivered=True)
+            world.advance(3600)
+        world.advance(22 * 3600)
+    await books.ledger.roll_up()
+    assert books.rows("SELECT count(*) FROM usage_days") == [(0,)]
+    world.advance(61 * 24 * 3600)  # the second day is 63 days ago, the third 62
+    await books.ledger.roll_up()
+    days = books.rows("SELECT day, key_hash, requests, charged_nano FROM usage_days ORDER BY day, key_hash")
+    first = days[0][0]
+    assert days == [(first + day, key, 2, 2_000) for day in (0, 1) for key in (KEY, "other")]
+    assert books.rows("SELECT sum(charged_nano), count(*) FROM usage_hours") == [(4_000, 4)]

@@ -18,6 +18,7 @@ from xrouter.ledger.operations import (
     ReleaseHold,
     Renew,
     Result,
+    RollUp,
     Settled,
     Settlement,
     Transfer,
@@ -46,6 +47,7 @@ PROVIDERS: Final = "@providers"  # what providers are owed
 _SOURCES: Final = {"grant": PROMOTIONS, "adjustment": ADJUSTMENTS, "refund": REVENUE}
 LARGEST_NANO: Final = 2**62  # of one amount; a balance is kept below twice that, which is what BIGINT holds
 _CAPACITY: Final = 2**63 - 1
+KEPT_HOURS_DAYS: Final = 62  # sums of hours that are older become sums of days
 
 
 class Book:
@@ -84,6 +86,8 @@ class Book:
                 return None
             case Expire():
                 return self._expire(operation)
+            case RollUp():
+                return self._tables.roll_up(self._day - KEPT_HOURS_DAYS)
             case _:
                 assert_never(operation)
 
@@ -239,7 +243,8 @@ class Book:
         amount = abs(wanted.amount_nano)
         if amount == 0 or (wanted.amount_nano < 0 and wanted.kind != "adjustment"):
             raise BadRequest("The amount is more than 0", param="amount")
-        _check_amount(amount)
+        if amount > LARGEST_NANO:
+            raise BadRequest("The account cannot hold so much", param="amount")
         source = _SOURCES[wanted.kind]
         debit, credit = (source, wanted.account) if wanted.amount_nano > 0 else (wanted.account, source)
         if wanted.idempotency_key is not None and (before := self._entry(wanted.idempotency_key)):
@@ -296,8 +301,9 @@ class Book:
             self._idempotent[idempotency_key] = entry
 
     def _check_capacity(self, end: Settlement, charged: int) -> None:
-        moved = max(charged, end.provider_cost_nano)
-        if any(abs(self._account_or_empty(name).balance_nano) + moved > _CAPACITY for name in (REVENUE, PROVIDERS)):
+        """Invariant I8: what the gateway's own accounts hold stays within 64 bits. An owner's balance only shrinks here."""
+        revenue, owed = self._account_or_empty(REVENUE).balance_nano, self._account_or_empty(PROVIDERS).balance_nano
+        if max(revenue + charged, owed + end.provider_cost_nano) > _CAPACITY:
             raise InternalError(detail="an account of the gateway is full")
 
     def _account_or_empty(self, name: str) -> Account:

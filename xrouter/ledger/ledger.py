@@ -27,6 +27,7 @@ from xrouter.ledger.operations import (
     ReleaseHold,
     Renew,
     Result,
+    RollUp,
     Settled,
     Settlement,
     Transfer,
@@ -146,6 +147,11 @@ class Ledger:
         if total:
             _log.warning("%d holds of processes that are gone have expired", total)
         return total
+
+    async def roll_up(self) -> None:
+        """Make old sums of hours into sums of days, a day at a time, so that nobody waits for long."""
+        while await self._submit(RollUp()):
+            pass
 
     async def recover_journals(self) -> int:
         """Settle what this and dead processes had to write to their journals; returns how many settlements."""

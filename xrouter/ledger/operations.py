@@ -1,8 +1,8 @@
 """What can be asked of the ledger. Each is one whole operation: it happens once, or not at all.
 
-All but Renew and Expire may be sent again after a lost answer: a generation's id or an idempotency key names them, and the
-second time changes nothing. `durable` ones are on the disk before they are answered. The others may be lost in a power cut
-(never by a killed process), and then the request that they belong to is lost with them.
+All but Renew, Expire and RollUp may be sent again after a lost answer: a generation's id or an idempotency key names them,
+and the second time changes nothing. `durable` ones are on the disk before they are answered. The others may be lost in a
+power cut (never by a killed process), and then the request that they belong to is lost with them.
 """
 
 from dataclasses import dataclass
@@ -106,7 +106,14 @@ class Expire:
     lease_us: int
 
 
-Operation = OpenHold | ExtendHold | ReleaseHold | Settlement | Transfer | Renew | Expire
+@dataclass(frozen=True, slots=True)
+class RollUp:
+    """Make the sums of one old day's hours into sums of the day. Answered with the number of rows; 0: none is that old."""
+
+    durable: ClassVar[bool] = False
+
+
+Operation = OpenHold | ExtendHold | ReleaseHold | Settlement | Transfer | Renew | Expire | RollUp
 
 
 @dataclass(frozen=True, slots=True)

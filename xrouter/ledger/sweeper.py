@@ -57,6 +57,7 @@ class Sweeper:
         await self._ledger.catch_up()
         if not self._clock_was_set():
             await self._ledger.expire()
+            await self._ledger.roll_up()
 
     def _clock_was_set(self) -> bool:
         """Leases end by the wall clock, the only one that processes share.

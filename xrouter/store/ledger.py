@@ -128,6 +128,7 @@ _ADD_PRICE: Final = _sql(
     *_names(prices),
 )
 _UPSERT_SUM: Final = sqlite.insert(usage_hours).values({name: bindparam(name) for name in _names(usage_hours)})
+_HOURS: Final = 24  # of a day
 _SUMMED: Final = tuple(UsageSum.__slots__)
 _ADD_TO_SUMS: Final = _sql(
     _UPSERT_SUM.on_conflict_do_update(
@@ -169,6 +170,16 @@ _FORGET_DEAD_HOLDERS: Final = (
     "DELETE FROM holders WHERE lease_until_us <= ?"
     " AND NOT EXISTS (SELECT 1 FROM holds WHERE holds.holder = holders.id AND holds.state = 'open')"
 )
+_ONE_DAY: Final = "hour >= ? AND hour < ?"
+_FIRST_HOUR: Final = "SELECT min(hour) FROM usage_hours"
+_PLACE: Final = "account, key_hash, model, upstream"
+_ADD_DAY: Final = (
+    f"INSERT INTO usage_days (day, {_PLACE}, {', '.join(_SUMMED)})"  # noqa: S608  names of the schema
+    f" SELECT ?, {_PLACE}, {', '.join(f'sum({name})' for name in _SUMMED)} FROM usage_hours WHERE {_ONE_DAY}"
+    f" GROUP BY {_PLACE} ON CONFLICT (day, {_PLACE}) DO UPDATE SET "
+    + ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in _SUMMED)
+)
+_DROP_HOURS: Final = f"DELETE FROM usage_hours WHERE {_ONE_DAY}"  # noqa: S608
 _SUM_VALUES: Final = attrgetter(*_SUMMED)
 
 
@@ -221,6 +232,16 @@ class LedgerTables:
 
     def renew(self, holder: str, lease_until_us: int) -> None:
         self._execute(_WRITE_HOLDER, (holder, lease_until_us))
+
+    def roll_up(self, before_day: int) -> int:
+        """Move the first day's sums of hours to the sums of days, if it is before `before_day`; returns how many rows."""
+        first = self._execute(_FIRST_HOUR, ()).fetchone()[0]
+        if first is None or first // _HOURS >= before_day:
+            return 0
+        day = first // _HOURS
+        hours = (day * _HOURS, (day + 1) * _HOURS)
+        self._execute(_ADD_DAY, (day, *hours))
+        return self._execute(_DROP_HOURS, hours).rowcount
 
     def write_prices(self, versions: Iterable[PriceVersion], now_us: int) -> None:
         self._execute_many(_ADD_PRICE, [(*version, now_us) for version in versions])
