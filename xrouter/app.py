@@ -17,6 +17,8 @@ from xrouter.filters.base import Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import open_ledger
+from xrouter.limits.open import open_limits
+from xrouter.limits.store import LimitStore
 from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
 from xrouter.providers.upstreams import build_upstreams
@@ -60,6 +62,7 @@ class Gateway:
         self._engine: AsyncEngine | None = None
         self._keys: KeyRing | None = None
         self._ledger: Ledger | None = None
+        self._limits: LimitStore | None = None
         self._running: _Running | None = None
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -76,6 +79,8 @@ class Gateway:
         await self._keys.start()
         self._ledger = open_ledger(self._engine, self.world, lease_s=self.settings.ledger.hold_lease_s)
         await self._ledger.start()
+        self._limits = open_limits(self.settings, self.world)
+        await self._limits.start()
         self._running = await self._build(self.settings)
         self.metrics.registry.register(self._running.collector)
 
@@ -87,6 +92,8 @@ class Gateway:
         await asyncio.gather(*self._closings)
         if self._ledger is not None:
             await self._ledger.aclose()
+        if self._limits is not None:
+            await self._limits.aclose()
         if self._keys is not None:
             await self._keys.aclose()
         if self._engine is not None:
@@ -124,6 +131,7 @@ class Gateway:
         assert self._engine is not None
         assert self._keys is not None
         assert self._ledger is not None
+        assert self._limits is not None
         upstreams = build_upstreams(settings.upstreams, self.world)
         services = Services(
             settings=settings,
@@ -134,6 +142,7 @@ class Gateway:
             ledger=self._ledger,
             upstreams=upstreams,
             breakers=Breakers(self.world),
+            limits=self._limits,
         )
         chain = build_chain(settings.filters, services)
         await chain.start()

@@ -18,6 +18,7 @@ from xrouter.filters.auth import Auth
 from xrouter.filters.base import Services
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import open_ledger
+from xrouter.limits.memory import MemoryStore
 from xrouter.secret import Secret
 from xrouter.store.key import NewKey
 from xrouter.upstream.breaker import Breakers
@@ -57,6 +58,7 @@ class Gateway:
                 ledger=self.ledger,
                 upstreams={},
                 breakers=Breakers(self.world),
+                limits=MemoryStore(self.world),
             ),
         )
         ctx = RequestContext("r", "g", endpoint, 0.0, 0.0, client_ip="192.0.2.1")

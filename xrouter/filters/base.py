@@ -10,6 +10,7 @@ from xrouter.auth.keyring import KeyRing
 from xrouter.catalog import Catalog
 from xrouter.config.settings import Settings
 from xrouter.ledger.ledger import Ledger
+from xrouter.limits.store import LimitStore
 from xrouter.providers.upstreams import Upstream
 from xrouter.upstream.breaker import Breakers
 from xrouter.world import World
@@ -49,3 +50,4 @@ class Services:
     ledger: Ledger
     upstreams: Mapping[str, Upstream]
     breakers: Breakers
+    limits: LimitStore

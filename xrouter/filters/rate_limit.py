@@ -1,10 +1,10 @@
 """At most so many requests, tokens, credits and simultaneous requests."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from xrouter.context import context
-from xrouter.filters.base import ASGIApp, Receive, Scope, Send
+from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.limits.admission import Admission
 from xrouter.limits.limiter import Limiter, OnStoreFailure
 from xrouter.limits.rules import LimitSettings, Rules
@@ -30,7 +30,7 @@ class RateLimit:
                 raise ValueError("assumed_output_tokens is not negative")
             Rules({}, self.limits)  # its ValueError is a problem of this entry
 
-    def __init__(self, app: ASGIApp, config: Config, services: Any) -> None:
+    def __init__(self, app: ASGIApp, config: Config, services: Services) -> None:
         settings = services.settings
         self.app, self.config, self.catalog = app, config, services.catalog
         self.rules = Rules(settings.tiers, config.limits)

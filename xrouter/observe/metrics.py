@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from xrouter.context import Outcome, RequestContext
 from xrouter.errors import XRouterError
 from xrouter.filters.base import Services
+from xrouter.limits.metrics import limit_metrics
 from xrouter.observe.logs import LogWriter
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -158,3 +159,4 @@ class ServicesCollector(Collector):
         dropped = CounterMetricFamily("xrouter_log_lines_dropped", "Log lines that nobody read in time")
         dropped.add_metric([], self._log.dropped)
         yield dropped
+        yield from limit_metrics(self._services.limits)
