@@ -288,3 +288,49 @@ def test_a_file_that_holds_no_key_is_replaced(tmp_path: Path) -> None:
 
     with quickstart(tmp_path) as running:
         assert kept.read_text().strip() == running.key
+
+
+def test_a_gateway_that_cannot_start_announces_nothing(tmp_path: Path) -> None:
+    """The port was free, the configuration right, the key made; then a filter of the operator's own fails to start."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    config = tmp_path / "x.yaml"
+    config.write_text(
+        "server: {port: 0}\n"
+        "upstreams: {local: {provider: openai, base_url: 'http://127.0.0.1:9'}}\n"
+        "models: {a/b: {price: free, routes: [{upstream: local, model: m}]}}\n"
+        "filters: [auth, body, routing, failing:Failing]\n"
+    )
+    ended = subprocess.run(
+        command("quickstart", "-c", str(config)),
+        cwd=tmp_path,
+        env=environment(**SANDBOX_SAYS, LOCAL_BASE_URL="x"),
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+    )
+
+    assert ended.returncode == 3  # uvicorn's way of saying so
+    assert ended.stdout == ""
+    assert "no house to filter for" in ended.stderr
+
+
+FAILING = """
+from dataclasses import dataclass
+
+
+class Failing:
+    needs = provides = frozenset()
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    def __init__(self, app, config, services):
+        self.app = app
+
+    async def start(self):
+        raise RuntimeError("no house to filter for")
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+"""

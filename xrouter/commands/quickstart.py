@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             variables = _of(played, sandbox)
             os.environ.update(variables)
             return _serve(args, played, variables)
-    except KeyboardInterrupt:  # before the gateway took over the signals: there is nothing to drain yet
+    except KeyboardInterrupt:  # before the gateway took over the signals: there is nothing to drain
         return 0
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -33,7 +34,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def run(args: argparse.Namespace, announce: Callable[[str], None] | None = None) -> int:
-    """Serve until a signal. `announce` is told the address, which accepts connections from then on."""
+    """Serve until a signal. `announce` is told the address once requests are served."""
     try:
         settings = _settings(args)
     except ConfigError as error:
@@ -54,14 +55,18 @@ def run(args: argparse.Namespace, announce: Callable[[str], None] | None = None)
     gateway = Gateway(settings, log_writer=writer)
     server = build_server(gateway, settings.server, sockets=[listener], lifespan="on", on_refusal=gateway.refused)
     if args.json:
-        print(f'{{"url": "{server.url}"}}', flush=True)
+        announce = _print_json
     if announce is not None:
-        announce(server.url)
+        server.on_started = partial(announce, server.url)
     try:
         uvloop.run(_serve(gateway, server, args))
     finally:
         writer.close()
     return 0 if server.started else 1
+
+
+def _print_json(url: str) -> None:
+    print(f'{{"url": "{url}"}}', flush=True)
 
 
 def _settings(args: argparse.Namespace) -> Settings:

@@ -43,6 +43,7 @@ class FrontServer(uvicorn.Server):
         self._drain_s = front.limits.drain_s
         self.sockets = list(sockets)
         self.running = threading.Event()  # set once the lifespan has started and connections are accepted
+        self.on_started: Callable[[], None] = lambda: None  # connections are accepted; never if the lifespan failed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
 
@@ -63,6 +64,8 @@ class FrontServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.running.set()
+        if self.started:
+            self.on_started()
 
     async def main_loop(self) -> None:
         """Wait to be stopped. uvicorn's own loop wakes up ten times a second and notices a stop that late."""
