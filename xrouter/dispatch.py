@@ -270,7 +270,7 @@ class _Relay:
         self._note(200)
         self.conclude("complete")
         usage = ctx.outcome.usage
-        cost = ctx.quote.cost(usage) if usage is not None and ctx.provided("quote") else None
+        cost = ctx.quote.cost(usage, self.target) if usage is not None and ctx.provided("quote") else None
         last = self.renderer.end(usage, cost)
         if not self.renderer.streams:
             if cost is not None:

@@ -89,7 +89,7 @@ def _add_outcome(record: RequestRecord, ctx: RequestContext) -> None:
         record.input_tokens, record.output_tokens = usage.input_tokens, usage.output_tokens
         record.cached_tokens, record.usage_source = usage.cached_tokens, usage.source
         if ctx.provided("quote"):
-            record.cost_nano = ctx.quote.cost(usage)
+            record.cost_nano = ctx.quote.cost(usage, outcome.target)
     if outcome.first_token_s is not None:
         record.first_token_ms = _ms(outcome.first_token_s)
     if len(outcome.attempts) > 1 or outcome.end != "complete":
