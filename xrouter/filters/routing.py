@@ -2,14 +2,19 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from fractions import Fraction
+from typing import ClassVar, Final
 
 from xrouter.catalog import CatalogEntry, may_use
 from xrouter.context import Call, Principal, Route, Target, context
 from xrouter.errors import BadRequest, Forbidden, ModelNotFound, NotFound
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
+from xrouter.ledger.prices import PriceBook, Rates
+from xrouter.store.amounts import NANO_PER_CREDIT
 from xrouter.upstream.breaker import BreakerSettings
-from xrouter.wire import ChatRequest, ProviderPreferences
+from xrouter.wire import ChatRequest, MaxPrice, ProviderPreferences
+
+_NANO_PER_TOKEN: Final = NANO_PER_CREDIT // 10**6  # of one credit per million tokens
 
 _NO_PREFERENCES = ProviderPreferences()
 # Fields of a request that every upstream serves or that the gateway answers itself: never a reason to leave one out.
@@ -43,13 +48,14 @@ class Routing:
         self.upstreams = services.upstreams
         self.breakers = services.breakers
         self.breakers.settings = config.breaker
+        self.prices = PriceBook(services.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
         call = ctx.call
         preferences = call.request.provider or _NO_PREFERENCES
         entries = self._entries(call, ctx.principal)
-        targets = [target for entry in entries for target in self._of(entry, call, preferences)]
+        targets = [target for entry in entries for target in self._of(entry, call, preferences, ctx.started_at)]
         if not targets:
             raise NotFound("No upstream fits the request's `provider` preferences", param="provider")
         fallback = self.config.fallback and preferences.allow_fallbacks is not False
@@ -80,8 +86,11 @@ class Routing:
             raise refusal
         return entries
 
-    def _of(self, entry: CatalogEntry, call: Call, preferences: ProviderPreferences) -> list[Target]:
-        """This model's targets that the preferences leave, in the preferred order."""
+    def _of(self, entry: CatalogEntry, call: Call, preferences: ProviderPreferences, at_s: float) -> list[Target]:
+        """This model's targets that the preferences leave, in the preferred order: `order` before `sort` by price.
+
+        `sort` by throughput or latency changes nothing: nothing is known of them yet.
+        """
         if needs_images(call) and "image" not in entry.settings.inputs:
             raise BadRequest(f"{entry.id} takes no images", param="messages")
         targets: Iterable[Target] = entry.targets
@@ -92,6 +101,13 @@ class Routing:
         if preferences.require_parameters:
             asked = asked_parameters(call)
             targets = [target for target in targets if asked <= self.parameters(entry, target)]
+        if preferences.max_price is not None or _by_price(preferences):
+            prices = {target: found.rates for target, found in self.prices.quote(targets, at_s).prices.items()}
+            if preferences.max_price is not None:
+                most = preferences.max_price
+                targets = [target for target in targets if _within(prices[target], most)]
+            if _by_price(preferences):
+                targets = sorted(targets, key=lambda target: _price(prices[target]))
         if preferences.order:
             wanted = preferences.order
             targets = sorted(targets, key=lambda target: self._place(target, wanted))
@@ -110,6 +126,26 @@ class Routing:
     def _healthy_first(self, targets: Sequence[Target]) -> list[Target]:
         """Those whose breaker is open go last, but stay: with nothing better, a try is better than a refusal."""
         return sorted(targets, key=lambda target: not self.breakers.admits(target.upstream, target.model))
+
+
+def _by_price(preferences: ProviderPreferences) -> bool:
+    sort = preferences.sort
+    return (sort.get("by") if isinstance(sort, dict) else sort) == "price"
+
+
+def _price(rates: Rates) -> Fraction:
+    return Fraction(rates.input + rates.output, rates.denominator)
+
+
+def _within(rates: Rates, most: MaxPrice) -> bool:
+    """Whether nothing costs more than the client will pay: credits per million tokens, per request, per image."""
+    limits = (
+        (rates.input, most.prompt, _NANO_PER_TOKEN),
+        (rates.output, most.completion, _NANO_PER_TOKEN),
+        (rates.request, most.request, NANO_PER_CREDIT),
+        (rates.image, most.image, NANO_PER_CREDIT),
+    )
+    return all(limit is None or rate <= limit * nano * rates.denominator for rate, limit, nano in limits)
 
 
 def needs_images(call: Call) -> bool:
