@@ -14,6 +14,7 @@ from kit.cancel import cancel_at_every_await
 from kit.hostile import Hostile, Peer, answer
 from kit.walk import user
 
+import xrouter
 from xrouter.app import Gateway
 from xrouter.auth.issue import issue
 from xrouter.config.load import load
@@ -26,6 +27,8 @@ from xrouter.store.keys import KeyStore
 from xrouter.store.migrate import open_store
 from xrouter.wire import encode_json
 from xrouter.world import RealWorld
+
+PACKAGE = str(Path(xrouter.__file__).parent)
 
 CONFIG = """
 store: sqlite:///{folder}/gateway.db
@@ -117,7 +120,7 @@ class Bench:
         return [
             task.get_name()
             for task in asyncio.all_tasks()
-            if "/xrouter/" in task.get_coro().cr_code.co_filename  # type: ignore[union-attr]
+            if task.get_coro().cr_code.co_filename.startswith(PACKAGE)  # type: ignore[union-attr]
             and task not in self._own
             and not task.get_name().startswith(("ledger writer", "ledger sweeper"))
         ]

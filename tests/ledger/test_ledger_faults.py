@@ -224,7 +224,8 @@ async def test_f41_two_sweepers_at_once_and_a_late_settlement(tmp_path: Path) ->
         world.advance(3600)
         await asyncio.gather(books.ledger.renew(), third.renew())
         counts = await asyncio.gather(*(one.expire() for one in (books.ledger, third) for _ in range(3)))
-        assert sum(counts) == 20
+        assert sum(counts) in (0, 20)  # none where the ledger's own sweeper was faster
+        assert list((await books.holds()).values()) == ["expired"] * 20
         late = await asyncio.gather(*(stopped.settle(settlement("g1", 3_000), delivered=True) for _ in range(3)))
         assert [(one.charged_nano, one.overrun_nano) for one in late] == [(3_000, 3_000)] * 3
         with pytest.raises(PaymentRequired, match="released"):
