@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xrouter.errors import BadRequest
@@ -23,6 +23,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(TEXT, VALUES), st.booleans(), st.sampled_from([None, 1]))
 def test_whatever_is_an_object_is_read(body: dict[str, Any], ascii_only: bool, indent: int | None) -> None:
     """With every serialiser's habits: escapes for all that is not ASCII or for none, spaces or none."""
@@ -30,6 +31,7 @@ def test_whatever_is_an_object_is_read(body: dict[str, Any], ascii_only: bool, i
     assert decode_object(encode_json(body)) == body
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(TEXT, VALUES, min_size=1), st.data())
 def test_a_name_that_stands_twice_is_found(body: dict[str, Any], data: st.DataObject) -> None:
     """At any depth, also when one of the two is spelt with escapes, and when both have the same value."""

@@ -1,0 +1,129 @@
+"""Another configuration for a running gateway: requests under way end under the old one, new ones begin under the new."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from kit.gateway import CHAIN, RunningGateway, running_gateway
+from kit.hostile import Peer, answer, answering
+from kit.scripted import Scripted, scripted_upstream
+from kit.walk import Stream, chat, metric, open_chat, until
+
+from xrouter.config.load import load
+from xrouter.config.settings import Settings
+
+OLD = (
+    """
+upstreams:
+  old: {provider: openai, base_url: "${URL}"}
+models:
+  a/b: {price: free, routes: [{upstream: old, model: m}]}
+"""
+    + CHAIN
+)
+NEW = OLD.replace("old", "new").replace("a/b", "a/c")
+WORD = b'data: {"id":"u","model":"m","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}]}\n\n'
+LAST = b'data: {"id":"u","model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+WHOLE = b'{"id":"u","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"x"},"finish_reason":"stop"}]}'
+
+
+@pytest.fixture
+def upstream() -> Iterator[Scripted]:
+    with scripted_upstream() as scripted:
+        scripted.set(answering(answer(WHOLE, "content-type: application/json")))
+        yield scripted
+
+
+@pytest.fixture
+def gateway(upstream: Scripted, tmp_path: Path) -> Iterator[RunningGateway]:
+    with running_gateway(OLD, {"URL": upstream.url}, tmp_path) as gateway:
+        yield gateway
+
+
+def loaded(gateway: RunningGateway, upstream: Scripted, folder: Path, yaml: str) -> Settings:
+    file = folder / "another.yaml"
+    file.write_text(f"store: {gateway.store}\n{yaml}")
+    return replace(load(file, {"URL": upstream.url}), server=gateway.app.settings.server)
+
+
+def test_f19_a_stream_under_way_ends_under_the_old_one(
+    upstream: Scripted, gateway: RunningGateway, tmp_path: Path
+) -> None:
+    go_on = threading.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + WORD)
+        await peer.drain()
+        await asyncio.to_thread(go_on.wait, 10)
+        peer.send(WORD + LAST)
+        await peer.drain()
+
+    upstream.set(script)
+    with open_chat(gateway, "a/b", "x") as response:
+        pieces = response.iter_bytes()
+        body = next(pieces)
+        gateway.call(gateway.app.reload(loaded(gateway, upstream, tmp_path, NEW)))
+        assert chat(gateway, "a/b", "x").status_code == 404, "new requests know the new models only"
+        assert metric(gateway, "xrouter_upstream_calls", upstream="new", state="active") == 0
+        go_on.set()
+        body += b"".join(pieces)
+    stream = Stream(response.status_code, response.headers, body)
+    assert stream.text == "word word "
+    assert stream.done
+    upstream.set(answering(answer(WHOLE, "content-type: application/json")))
+    answered = chat(gateway, "a/c", "x")
+    assert answered.headers["x-xrouter-upstream"] == "new"
+    assert answered.json()["choices"][0]["message"]["content"] == "x"
+
+
+def test_f19_the_old_connections_are_closed(upstream: Scripted, gateway: RunningGateway, tmp_path: Path) -> None:
+    assert chat(gateway, "a/b", "x").status_code == 200
+    assert upstream.open == 1, "kept alive"
+    gateway.call(gateway.app.reload(loaded(gateway, upstream, tmp_path, NEW)))
+    assert until(lambda: upstream.open == 0) < 2
+
+
+def test_f19_one_that_cannot_start_changes_nothing(upstream: Scripted, gateway: RunningGateway, tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "never_starts.py").write_text(
+        "from dataclasses import dataclass\n\n\n"
+        "class NeverStarts:\n"
+        "    needs = provides = frozenset()\n\n"
+        "    @dataclass(frozen=True)\n    class Config:\n        pass\n\n"
+        "    def __init__(self, app, config, services):\n        self.app = app\n\n"
+        "    async def start(self):\n        raise OSError('no such file')\n\n"
+        "    async def __call__(self, scope, receive, send):\n        await self.app(scope, receive, send)\n"
+    )
+    broken = loaded(gateway, upstream, tmp_path, NEW + "  - plugins.never_starts:NeverStarts: {}\n")
+    with pytest.raises(OSError, match="no such file"):
+        gateway.call(gateway.app.reload(broken))
+    assert chat(gateway, "a/b", "x").status_code == 200
+    assert gateway.app.settings.models.keys() == {"a/b"}
+    assert metric(gateway, "xrouter_upstream_connections_opened_total", upstream="old") == 1
+
+
+def test_f19_a_storm_of_reloads_loses_no_request(upstream: Scripted, gateway: RunningGateway, tmp_path: Path) -> None:
+    both = OLD.replace("models:", "models:\n  a/c: {price: free, routes: [{upstream: old, model: m}]}")
+    settings = [loaded(gateway, upstream, tmp_path, yaml) for yaml in (OLD, both)]
+    stop = threading.Event()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            statuses.append(chat(gateway, "a/b", "x").status_code)
+
+    clients = [threading.Thread(target=ask) for _ in range(3)]
+    for client in clients:
+        client.start()
+    for number in range(20):
+        gateway.call(gateway.app.reload(settings[number % 2]))
+    stop.set()
+    for client in clients:
+        client.join()
+    assert set(statuses) == {200}
+    assert len(statuses) > 10
+    assert until(lambda: upstream.open <= 3) < 2, "one pool is left"
