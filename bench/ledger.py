@@ -40,28 +40,30 @@ def settlement(generation_id: str, account: str, key: str, now_us: int) -> Settl
     )  # fmt: skip
 
 
-async def in_batches(ledger: Ledger, accounts: int, count: int, at_once: int) -> tuple[float, float, int]:
-    """Seconds for `count` holds, seconds for their settlements, batches that were made."""
+async def in_batches(ledger: Ledger, accounts: int, count: int, at_once: int) -> str:
+    """`count` holds, then their settlements, by `at_once` clients that each wait for their own."""
     world = RealWorld()
     names = [(f"account{number % accounts}", f"{number % accounts:064d}") for number in range(count)]
     generations = [ids.generation_id(world) for _ in range(count)]
     settlements = [settlement(one, *name, 1) for one, name in zip(generations, names, strict=True)]
-    left = iter(zip(generations, names, settlements, strict=True))
+    holds_left = iter(list(zip(generations, names, strict=True)))
+    settlements_left = iter(settlements)
 
-    async def client(settling: bool) -> None:
-        for one, name, end in left:
-            if settling:
-                await ledger.settle(end, delivered=True)
-            else:
-                await ledger.hold(one, *name, wanted_nano=100_000_000, least_nano=100_000_000)
+    async def hold() -> None:
+        for one, name in holds_left:
+            await ledger.hold(one, *name, wanted_nano=100_000_000, least_nano=100_000_000)
 
-    batches = ledger.batches
-    began = time.perf_counter()
-    await asyncio.gather(*(client(False) for _ in range(at_once)))
-    held = time.perf_counter()
-    left = iter(zip(generations, names, settlements, strict=True))
-    await asyncio.gather(*(client(True) for _ in range(at_once)))
-    return held - began, time.perf_counter() - held, ledger.batches - batches
+    async def settle() -> None:
+        for one in settlements_left:
+            await ledger.settle(one, delivered=True)
+
+    batches, words = ledger.batches, []
+    for what, client in (("holds", hold), ("settlements", settle)):
+        cpu, began = time.process_time(), time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(at_once)))
+        cpu, seconds = time.process_time() - cpu, time.perf_counter() - began
+        words.append(f"{what} {count / seconds:,.0f}/s, {cpu / count * 1e6:.0f} µs of CPU each")
+    return f"{'; '.join(words)} ({ledger.batches - batches} batches)"
 
 
 async def alone(ledger: Ledger, count: int) -> tuple[list[float], list[float]]:
@@ -110,14 +112,8 @@ async def main(folder: Path, count: int) -> None:
     holds, settlements = await alone(ledger, 300)
     print(f"alone: hold {milliseconds(holds)}; settlement {milliseconds(settlements)}")
     for accounts, at_once in ((1, 512), (100, 512), (100, 64)):
-        cpu = time.process_time()
-        holding, settling, batches = await in_batches(ledger, accounts, count, at_once)
-        cpu = time.process_time() - cpu
-        print(
-            f"{count} requests of {accounts} accounts, {at_once} at once, {batches} batches:"
-            f" {count / holding:,.0f} holds/s, {count / settling:,.0f} settlements/s;"
-            f" {cpu / count * 1e6:.0f} µs of CPU for both"
-        )
+        words = await in_batches(ledger, accounts, count, at_once)
+        print(f"{count} requests of {accounts} accounts, {at_once} at once: {words}")
     await ledger.aclose()
     began = time.perf_counter()
     proof = await prove(engine)

@@ -20,6 +20,7 @@ from xrouter.context import ClientAbort, Endpoint, Estimate, Outcome, Principal,
 from xrouter.errors import InternalError, PaymentRequired, StoreUnavailable, UpstreamError
 from xrouter.events import Text, Usage
 from xrouter.filters.quota import Quota
+from xrouter.ledger.receipts import read_details
 from xrouter.surfaces.openai import read_call
 from xrouter.wire import encode_json
 
@@ -197,6 +198,22 @@ async def test_a_free_model_needs_no_credits_and_leaves_a_receipt(bench: Bench) 
     await bench.request(stream(5, target=FREE), targets=(FREE,))
     assert bench.receipt()["charged_nano"] == 0
     assert bench.books.rows("SELECT 1 FROM holds") == []
+
+
+async def test_texts_from_outside_never_keep_a_charge_from_being_made(bench: Bench) -> None:
+    """Lone surrogates cannot be written as UTF-8, and a megabyte has no place in a receipt."""
+    odd = "\ud800\x00\n" + "я" * 1_000_000
+
+    async def inner(ctx: RequestContext, send: Send) -> None:
+        usage = Usage(INPUT, 1)
+        ctx.outcome = Outcome("complete", usage, CHEAP, native_finish_reason=odd, upstream_id=odd, upstream_model=odd)
+        await send(dict(START))
+
+    await bench.request(inner, user="я" * 100_000, session_id="s" * 100_000)
+    (details,) = bench.books.rows("SELECT details FROM generations")[0]
+    assert len(details) < 10_000
+    assert read_details(details).user == "я" * 512
+    assert bench.receipt()["charged_nano"] == INPUT * IN + OUT
 
 
 async def test_f38_a_filter_inside_that_fails_leaves_nothing_held(bench: Bench) -> None:

@@ -110,6 +110,7 @@ def test_f17_f18_killed_under_load_nothing_finished_is_lost_and_nothing_is_charg
             entries = connection.execute("SELECT generation_id FROM entries WHERE kind = 'charge'").fetchall()
         process.terminate()
         end(process)
+    print(f"{KILLS} kills, {len(finished)} requests finished, {len(charged)} generations charged")
     assert len(finished) > KILLS
     assert finished.keys() <= charged.keys(), "a finished request is lost"
     assert all(cost in (None, charged[generation]) for generation, cost in finished.items())

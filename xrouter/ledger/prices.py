@@ -31,6 +31,13 @@ _MOST_TOKENS: Final = 2**40  # no model's answer comes near; what claims to is g
 FREE: Final = settings.Price(input=Decimal(0))
 
 
+def cached_input(price: settings.Rates, bills_cached: bool) -> Decimal:
+    """What a cached token of input costs: as the price says, else as the provider's custom is."""
+    if price.cached_input is not None:
+        return price.cached_input
+    return price.input if bills_cached else Decimal(0)
+
+
 class Rates(msgspec.Struct, frozen=True):
     """What each thing costs: `numerator / denominator` nanocredits. JSON of it is kept with the price's version."""
 
@@ -43,10 +50,11 @@ class Rates(msgspec.Struct, frozen=True):
     request: int
 
     @classmethod
-    def of(cls, price: settings.Rates) -> "Rates":
+    def of(cls, price: settings.Rates, *, bills_cached: bool = True) -> "Rates":
+        """`bills_cached`: whether cached input costs what other input does where the price does not say."""
         per_token = {
             "input": price.input,
-            "cached_input": price.input if price.cached_input is None else price.cached_input,
+            "cached_input": cached_input(price, bills_cached),
             "output": price.output,
             "reasoning": price.output if price.reasoning is None else price.reasoning,
         }
@@ -112,8 +120,9 @@ class PricedModel:
         )
 
     @classmethod
-    def of(cls, model: str, price: settings.Price) -> "PricedModel":
-        sheet = _Sheet(Rates.of(price), None if price.cost is None else Rates.of(price.cost))
+    def of(cls, model: str, price: settings.Price, *, bills_cached: bool = True) -> "PricedModel":
+        cost = None if price.cost is None else Rates.of(price.cost, bills_cached=bills_cached)
+        sheet = _Sheet(Rates.of(price, bills_cached=bills_cached), cost)
         text = msgspec.json.encode(sheet).decode()
         digest = sha256(f"{model}\n{price.since or ''}\n{text}".encode()).hexdigest()
         return cls(sheet.price, sheet.cost, PriceVersion(digest[:16], model, price.since, text))
@@ -172,6 +181,7 @@ class PriceBook:
 
     def __init__(self, configuration: Settings) -> None:
         self._models = configuration.models
+        self._upstreams = configuration.upstreams
         self._made: dict[tuple[Target, str], PricedModel] = {}
         self._dates = sorted(
             {change.since for model in self._models.values() for change in model.price_changes if change.since}
@@ -187,7 +197,11 @@ class PriceBook:
         period = next((date for date in reversed(self._dates) if date <= today), "")
         found = self._made.get((target, period))
         if found is None:
-            found = self._made[target, period] = PricedModel.of(target.public_model, self._in_force(target, period))
+            found = self._made[target, period] = PricedModel.of(
+                target.public_model,
+                self._in_force(target, period),
+                bills_cached=self._upstreams[target.upstream].bills_cached_input,
+            )
         return found
 
     def _in_force(self, target: Target, date: str) -> settings.Price:

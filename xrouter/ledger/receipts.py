@@ -6,7 +6,8 @@ import msgspec
 
 from xrouter.context import Attempt, Outcome, RequestContext
 
-_LONGEST_HEADER: Final = 512
+_LONGEST: Final = 512  # characters of any text that came from outside
+_MOST_ATTEMPTS: Final = 100
 _APP_HEADERS: Final = {
     b"http-referer": "referer",  # OpenRouter's name for it
     b"referer": "referer",
@@ -78,25 +79,30 @@ def details(
     record = Details(
         request_id=ctx.request_id,
         endpoint=ctx.endpoint.name,
-        requested=ctx.route.requested,
+        requested=_kept(ctx.route.requested) or "",
         streamed=ctx.call.stream,
         duration_s=round(duration_s, 6),
         first_token_s=round(outcome.first_token_s, 6) if outcome and outcome.first_token_s is not None else None,
-        upstream_id=outcome.upstream_id if outcome else None,
-        served_model=outcome.upstream_model if outcome else None,
-        native_finish_reason=outcome.native_finish_reason if outcome else None,
+        upstream_id=_kept(outcome.upstream_id) if outcome else None,
+        served_model=_kept(outcome.upstream_model) if outcome else None,
+        native_finish_reason=_kept(outcome.native_finish_reason) if outcome else None,
         error=outcome.error.type if outcome and outcome.error else None,
-        attempts=tuple(map(_attempt, outcome.attempts)) if outcome else (),
+        attempts=tuple(map(_attempt, outcome.attempts[:_MOST_ATTEMPTS])) if outcome else (),
         decisions=tuple(ctx.stash.get(DECISIONS, ())),
         output_cap=output_cap,
-        session_id=ctx.session_id or request.session_id,
-        user=request.user,
+        session_id=_kept(ctx.session_id or request.session_id),
+        user=_kept(request.user),
         client_ip=ctx.client_ip,
         referer=app.get("referer"),
         title=app.get("title"),
         user_agent=app.get("user_agent"),
     )
     return msgspec.json.encode(record).decode()
+
+
+def _kept(text: str | None) -> str | None:
+    """What is kept of a text that a client or an upstream has written: never so much, or so odd, that a charge fails."""
+    return None if text is None else text[:_LONGEST].encode("utf-8", "replace").decode()
 
 
 def _attempt(attempt: Attempt) -> AttemptRecord:
@@ -117,5 +123,5 @@ def _app(headers: list[tuple[bytes, bytes]]) -> dict[str, str]:
     for name, value in headers:
         field = _APP_HEADERS.get(name)
         if field is not None and field not in found:
-            found[field] = value.decode("latin-1")[:_LONGEST_HEADER]
+            found[field] = value.decode("latin-1")[:_LONGEST]
     return found
