@@ -12,6 +12,7 @@ from kit.gateway import CHAIN, running_gateway
 from kit.walk import MODELS, UPSTREAMS, chat
 
 from xrouter import cli
+from xrouter.endpoints import _ENDPOINTS
 from xrouter.observe.request_log import AttemptRecord, RequestRecord
 from xrouter.sandbox.running import running_sandbox
 
@@ -105,6 +106,14 @@ def test_docs_have_an_index_of_every_page() -> None:
     listed = set(LINK.findall((ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
 
     assert {page.name for page in (ROOT / "docs").glob("*.md") if page.name != "README.md"} <= listed
+
+
+def test_every_call_of_the_api_is_described_and_no_other() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = [row.partition(" | ")[0] for row in re.findall(r"^\| (`[A-Z]+ .*)$", text, re.MULTILINE)]
+    described = {call for row in rows for call in re.findall(r"`([A-Z]+ [^`]+)`", row)}
+
+    assert described == {f"{endpoint.method} {path}" for path, endpoint in _ENDPOINTS}
 
 
 def test_every_metric_is_described_and_no_other() -> None:
