@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xrouter.config.settings import ModelSettings, Price, RouteSettings, Settings
+from xrouter.config.settings import ModelSettings, Price, RouteSettings, Settings, UpstreamSettings
 from xrouter.config.settings import Rates as RateSettings
 from xrouter.context import Target
 from xrouter.errors import UpstreamProtocolError
@@ -123,7 +123,8 @@ def test_the_sheets_examples_come_out_to_the_last_digit() -> None:
 
 def book(**model: Any) -> PriceBook:
     settings = ModelSettings(**{"routes": (RouteSettings(upstream="up", model="m"),), **model})
-    return PriceBook(Settings(upstreams={}, models={"a/b": settings}, filters=()))
+    upstreams = {name: UpstreamSettings(provider="openai", base_url="http://127.0.0.1:1") for name in ("up", "other")}
+    return PriceBook(Settings(upstreams=upstreams, models={"a/b": settings}, filters=()))
 
 
 def at(date: str) -> float:
