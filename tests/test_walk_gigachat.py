@@ -5,6 +5,8 @@ import base64
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -122,11 +124,11 @@ def test_gigachat_24_without_a_header_the_wait_grows(sandbox: Sandbox, gateway: 
     assert 0.5 <= third - second < 2
 
 
-def test_gigachat_24_the_deadline_is_kept(sandbox: Sandbox, tmp_path: pytest.TempPathFactory) -> None:
+def test_gigachat_24_the_deadline_is_kept(sandbox: Sandbox, tmp_path: Path) -> None:
     """A wait that the call's total time does not leave is not begun: the client is told how long to wait itself."""
     quick = UPSTREAMS.replace("    auth_url: ", "    timeouts: {total_s: 3}\n    auth_url: ")
     sandbox.state.choose("429,retry-after=7", times=9, provider="gigachat", path="/chat/completions")
-    with running_gateway(quick + MODELS + CHAIN, sandbox.environ, tmp_path) as gateway:  # type: ignore[arg-type]
+    with running_gateway(quick + MODELS + CHAIN, sandbox.environ, tmp_path) as gateway:
         answer = chat(gateway, "gigachat/max", "Привет")
     assert answer.status_code == 429
     assert answer.headers["retry-after"] == "7"
@@ -186,12 +188,9 @@ def test_gigachat_26_what_its_errors_mean(
 
 
 def test_gigachat_26_422_says_what_is_wrong(sandbox: Sandbox, gateway: RunningGateway) -> None:
-    """Two functions of one name are well-formed for us; GigaChat's own words explain the refusal."""
-    tool = {"type": "function", "function": {"name": "погода!", "parameters": {"type": "object", "properties": {}}}}
-    answer = chat(gateway, "gigachat/max", "Привет", temperature=0.5, tools=[tool])
-    if answer.status_code != 200:
-        assert answer.status_code == 400
-        assert answer.json()["error"]["message"]
+    sandbox.state.choose("422", provider="gigachat", path="/chat/completions")
+    message = chat(gateway, "gigachat/max", "Привет").json()["error"]["message"]
+    assert "param" in message.lower(), "GigaChat's own words, fit to show"
 
 
 def test_gigachat_26_a_page_stays_outside(sandbox: Sandbox, gateway: RunningGateway) -> None:
@@ -220,7 +219,7 @@ def test_gigachat_29_embeddings_keep_their_order(sandbox: Sandbox, gateway: Runn
 
 
 def test_gigachat_29_base64_is_little_endian_float32(sandbox: Sandbox, gateway: RunningGateway) -> None:
-    fields = {"model": "gigachat/embeddings", "input": ["кошка"]}
+    fields: dict[str, Any] = {"model": "gigachat/embeddings", "input": ["кошка"]}
     numbers = post(gateway, "/v1/embeddings", **fields).json()["data"][0]["embedding"]
     packed = post(gateway, "/v1/embeddings", **fields, encoding_format="base64").json()["data"][0]["embedding"]
     values = struct.unpack(f"<{len(numbers)}f", base64.b64decode(packed, validate=True))

@@ -92,6 +92,7 @@ def test_the_price_of_the_target_that_served(
     cheap.set(works)
     expected = DEAR if dear_works else CHEAP
     before = balance(gateway)
+    answered: Any
     if stream:
         answered = chat_stream(gateway, "a/b", "x", prefix="/api/v1")
         usage = answered.usage

@@ -5,6 +5,7 @@ import base64
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from kit.gateway import CHAIN, RunningGateway, running_gateway
@@ -89,7 +90,7 @@ def test_yandexgpt_26_usage_to_the_client_if_asked_to_the_log_always(
     sandbox: Sandbox, gateway: RunningGateway, scenario: str, asks: bool
 ) -> None:
     sandbox.state.choose(scenario or "latency=0", provider="yandex")
-    fields = {"stream_options": {"include_usage": True}} if asks else {}
+    fields: dict[str, Any] = {"stream_options": {"include_usage": True}} if asks else {}
     stream = chat_stream(gateway, COMPATIBLE, "Столица Перу?", **fields)
     assert stream.done
     assert stream.finish == ["stop"]

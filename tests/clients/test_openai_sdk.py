@@ -82,7 +82,7 @@ def test_a_tool_is_called_and_its_result_is_used(client: OpenAI, model: str, str
         with client.chat.completions.stream(**ask, messages=QUESTION) as events:
             choice = events.get_final_completion().choices[0]
     else:
-        choice = client.chat.completions.create(**ask, messages=QUESTION).choices[0]  # type: ignore[assignment]
+        choice = client.chat.completions.create(**ask, messages=QUESTION).choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls
     call = choice.message.tool_calls[0]
