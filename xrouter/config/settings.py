@@ -6,7 +6,7 @@ Field docstrings are not repeated in docs by hand: `tests/test_docs.py` holds ev
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from xrouter.secret import Secret
 
@@ -55,6 +55,8 @@ class Timeouts:
 class UpstreamSettings:
     """What every upstream has. A provider's own Config adds its keys: credentials, scope, folder, …"""
 
+    bills_cached_input: ClassVar[bool] = True  # whether the provider bills cached input; a price can say otherwise
+
     provider: str
     base_url: str
     tls: Tls = field(default_factory=Tls)
@@ -68,7 +70,10 @@ class UpstreamSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """Credits per `per` tokens. `cached_input` and `reasoning` default to `input` and `output`."""
+    """Credits per `per` tokens.
+
+    `reasoning` defaults to `output`; `cached_input` to `input`, or to 0 where the provider does not bill cached tokens.
+    """
 
     input: Decimal
     output: Decimal = Decimal(0)

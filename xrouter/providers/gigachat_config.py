@@ -16,6 +16,8 @@ class GigaChatConfig(UpstreamSettings):
     An empty value is an absent one, so that `${NAME:-}` may stand for any of them.
     """
 
+    bills_cached_input = False  # section 9: tokens from the prompt cache are not billed
+
     base_url: str = "https://api.giga.chat/v1"
     auth_url: str = "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"
     credentials: Secret | None = None  # the authorization key: base64 of client id and secret

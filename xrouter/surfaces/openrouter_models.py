@@ -12,6 +12,7 @@ from xrouter.config.settings import Price
 from xrouter.context import Principal, Target
 from xrouter.errors import ModelNotFound
 from xrouter.filters.base import Services
+from xrouter.ledger.prices import cached_input
 from xrouter.surfaces.query import whole_number
 
 _FREE = Price(input=Decimal(0))
@@ -24,9 +25,8 @@ def per_token(amount: Decimal, per: int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def pricing(price: Price | str | None) -> dict[str, str]:
+def pricing(price: Price | str | None, *, bills_cached: bool) -> dict[str, str]:
     rates = price if isinstance(price, Price) else _FREE
-    cached = rates.input if rates.cached_input is None else rates.cached_input
     reasoning = rates.output if rates.reasoning is None else rates.reasoning
     return {
         "prompt": per_token(rates.input, rates.per),
@@ -35,7 +35,7 @@ def pricing(price: Price | str | None) -> dict[str, str]:
         "image": per_token(rates.image or Decimal(0), 1),
         "web_search": "0",
         "internal_reasoning": per_token(reasoning, rates.per),
-        "input_cache_read": per_token(cached, rates.per),
+        "input_cache_read": per_token(cached_input(rates, bills_cached), rates.per),
     }
 
 
@@ -111,6 +111,9 @@ class ModelShapes:
         sets = [self._upstreams[t.upstream].provider.parameters(entry.settings, t) for t in entry.targets]
         return sorted(frozenset().union(*sets))
 
+    def _bills_cached(self, target: Target) -> bool:
+        return self._upstreams[target.upstream].settings.bills_cached_input
+
     def _architecture(self, entry: CatalogEntry) -> dict[str, Any]:
         model = entry.settings
         output = "embeddings" if model.kind == "embedding" else "text"
@@ -134,7 +137,7 @@ class ModelShapes:
             "description": model.description or "",
             "context_length": model.context,
             "architecture": self._architecture(entry),
-            "pricing": pricing(model.price),
+            "pricing": pricing(model.price, bills_cached=self._bills_cached(entry.targets[0])),
             "top_provider": {
                 "context_length": model.context,
                 "max_completion_tokens": model.max_output,
@@ -163,7 +166,7 @@ class ModelShapes:
             "context_length": model.context or 0,
             "max_completion_tokens": model.max_output,
             "max_prompt_tokens": None,
-            "pricing": pricing(model.price),
+            "pricing": pricing(model.price, bills_cached=self._bills_cached(target)),
             "quantization": None,
             "service_tier": None,
             "status": 0,
