@@ -203,7 +203,7 @@ class _Relay:
                     if translator.complete:
                         break
                 await self._deliver(translator.finish(), began)
-                await self._complete(began)
+                await self._complete()
                 if translator.complete:
                     # The upstream frees its own place only when its answer ends, so ours is kept until then.
                     await _read_tail(response)
@@ -263,7 +263,7 @@ class _Relay:
             await self._start()
             await self._send(data, events)
 
-    async def _complete(self, began: float) -> None:
+    async def _complete(self) -> None:
         """The answer is whole: write the outcome, then send what is left of it."""
         assert self.renderer is not None
         ctx = self.ctx
