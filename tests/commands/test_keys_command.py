@@ -9,7 +9,7 @@ from kit.keys import write_configuration
 
 from xrouter.auth import keyformat
 from xrouter.commands import db, keys
-from xrouter.store.migrate import newest
+from xrouter.store.migrate import NEWEST
 from xrouter.wire import decode_json
 
 
@@ -178,5 +178,5 @@ def test_problems_of_configuration_and_store_are_told(xrouter: Command, tmp_path
 
 def test_upgrade_says_what_it_did(xrouter: Command, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path / 'keys.db'}"
-    assert xrouter("db", "upgrade", "--json").json == {"store": store, "before": None, "after": newest()}
-    assert xrouter("db", "upgrade").out == f"{store} has schema {newest()} already\n"
+    assert xrouter("db", "upgrade", "--json").json == {"store": store, "before": None, "after": NEWEST}
+    assert xrouter("db", "upgrade").out == f"{store} has schema {NEWEST} already\n"

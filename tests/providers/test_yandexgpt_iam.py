@@ -12,7 +12,8 @@ from yandexgpt_kit import API_KEY, FOLDER, StillWorld, answer, provider
 
 from xrouter.errors import UpstreamAuthError, UpstreamError, UpstreamProtocolError
 from xrouter.providers.yandexgpt import YandexGPT
-from xrouter.providers.yandexgpt_iam import AUDIENCE, IamFlow, MetadataFlow, load_key
+from xrouter.providers.yandexgpt_iam import AUDIENCE, IamFlow, MetadataFlow
+from xrouter.providers.yandexgpt_key import load_key
 from xrouter.secret import Secret
 from xrouter.upstream.signin import FixedSignIn, TokenFlow
 

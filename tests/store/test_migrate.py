@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from xrouter.store import migrate
 from xrouter.store.engine import StoreError, create_engine, writing
-from xrouter.store.migrate import current, newest, open_store, require_current, upgrade
+from xrouter.store.migrate import NEWEST, current, open_store, require_current, upgrade
 from xrouter.store.schema import metadata
 
 
@@ -28,19 +31,19 @@ async def test_the_migrations_build_the_schema(engine: AsyncEngine) -> None:
 
 async def test_an_empty_sqlite_database_is_made_ready_by_whoever_opens_it(tmp_path: Path) -> None:
     engine = await open_store(f"sqlite:///{tmp_path / 'new.db'}")
-    assert await current(engine) == newest()
+    assert await current(engine) == NEWEST
     await engine.dispose()
 
 
 async def test_an_upgrade_of_a_current_schema_changes_nothing(engine: AsyncEngine) -> None:
-    assert await upgrade(engine) == (newest(), newest())
+    assert await upgrade(engine) == (NEWEST, NEWEST)
 
 
 async def test_a_schema_that_is_behind_is_refused_with_the_command_that_helps(engine: AsyncEngine) -> None:
     async with writing(engine) as connection:
         await connection.execute(text("DELETE FROM alembic_version"))
     with pytest.raises(
-        StoreError, match=f"has schema none, this version needs {newest()}; run `xrouter db upgrade -c FILE`"
+        StoreError, match=f"has schema none, this version needs {NEWEST}; run `xrouter db upgrade -c FILE`"
     ):
         await require_current(engine)
     with pytest.raises(StoreError, match="run `xrouter db upgrade"):
@@ -96,3 +99,10 @@ async def test_processes_that_meet_a_fresh_database_at_once_all_start(tmp_path: 
     assert [(process.returncode, error.decode()) for process, (_, error) in zip(processes, results, strict=True)] == [
         (0, "")
     ] * len(processes)
+
+
+def test_the_newest_version_is_the_last_migration() -> None:
+    folder = Path(migrate.__file__).parent / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(folder))
+    assert ScriptDirectory.from_config(config).get_current_head() == migrate.NEWEST

@@ -19,7 +19,7 @@ from xrouter.providers.yandexgpt_async import AsyncCompletion
 from xrouter.providers.yandexgpt_compatible import CompatibleTranslator
 from xrouter.providers.yandexgpt_config import YandexGPTSettings
 from xrouter.providers.yandexgpt_embeddings import EmbeddingTranslator
-from xrouter.providers.yandexgpt_iam import IamFlow, MetadataFlow, bearer, load_key
+from xrouter.providers.yandexgpt_iam import IamFlow, MetadataFlow, bearer
 from xrouter.providers.yandexgpt_models import Scheme, Surface, YandexModel
 from xrouter.providers.yandexgpt_native import NativeTranslator
 from xrouter.providers.yandexgpt_tokenize import TokenCounter, count_exchange
@@ -67,6 +67,8 @@ class YandexGPT(Provider):
         if config.metadata_url:
             return MetadataFlow(config.metadata_url, self._world)
         assert config.service_account_key_file, "the settings hold exactly one way to sign in"
+        from xrouter.providers.yandexgpt_key import load_key  # see there why not above
+
         key = load_key(config.service_account_key_file)
         return IamFlow.for_service_account(config.iam_url, key, config.iam_audience, self._world)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from xrouter.config.settings import UpstreamSettings
-from xrouter.providers.yandexgpt_iam import AUDIENCE, load_key
+from xrouter.providers.yandexgpt_iam import AUDIENCE
 from xrouter.secret import Secret
 
 
@@ -47,4 +47,6 @@ class YandexGPTSettings(UpstreamSettings):
         if self.hold_back_chars < 0:
             raise ValueError("`hold_back_chars` is a number of characters, 0 or more")
         if self.service_account_key_file:
+            from xrouter.providers.yandexgpt_key import load_key  # see there why not above
+
             load_key(self.service_account_key_file)

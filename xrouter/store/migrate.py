@@ -2,23 +2,25 @@
 
 An empty SQLite file is given its schema by whoever opens it first. Everything else waits for `xrouter db upgrade`: a running
 program never changes tables that hold data.
+
+Alembic is imported only where something is migrated: it would be a tenth of a running gateway's memory and start.
 """
 
 import asyncio
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, inspect, select
+from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from xrouter.store.engine import StoreError, create_engine, describe, reason, writing
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+NEWEST: Final = "0004"  # the version of the schema that this program needs; the last one of migrations/versions
 _ADVISORY_LOCK: Final = 0x78726F75746572  # "xrouter": one upgrade at a time on one PostgreSQL database
 _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
@@ -51,15 +53,15 @@ async def current(engine: AsyncEngine) -> str | None:
 
 async def require_current(engine: AsyncEngine) -> None:
     """Raise StoreError, with the command that helps, unless the database has exactly this program's schema."""
-    found, head = await current(engine), newest()
-    if found == head:
+    found = await current(engine)
+    if found == NEWEST:
         return
     if found is not None and found not in _known():
         raise StoreError(
-            f"the store {describe(engine)} was made by a newer version of xrouter (schema {found}; this one knows {head})"
+            f"the store {describe(engine)} was made by a newer version of xrouter (schema {found}; this one knows {NEWEST})"
         )
     raise StoreError(
-        f"the store {describe(engine)} has schema {found or 'none'}, this version needs {head};"
+        f"the store {describe(engine)} has schema {found or 'none'}, this version needs {NEWEST};"
         " run `xrouter db upgrade -c FILE` with the gateway stopped or drained"
     )
 
@@ -78,14 +80,7 @@ async def upgrade(engine: AsyncEngine) -> tuple[str | None, str]:
         if before is not None and before not in _known():
             raise StoreError(f"the store {describe(engine)} was made by a newer version of xrouter (schema {before})")
         await connection.run_sync(_run)
-    return before, newest()
-
-
-def newest() -> str:
-    """The version of the schema that this program needs."""
-    head = _scripts().get_current_head()
-    assert head is not None, "the package holds its migrations"
-    return head
+    return before, NEWEST
 
 
 async def _is_empty(engine: AsyncEngine) -> bool:
@@ -124,25 +119,29 @@ async def _set_journal_mode(connection: AsyncConnection) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def _run(connection: Connection) -> None:
+    from alembic import command
+
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
 
 
-def _config() -> Config:
+def _config() -> "Config":
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     return config
 
 
 @cache
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
-
-
 def _known() -> frozenset[str]:
-    return frozenset(script.revision for script in _scripts().walk_revisions())
+    from alembic.script import ScriptDirectory
+
+    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())

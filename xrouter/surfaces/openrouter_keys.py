@@ -13,10 +13,9 @@ from typing import Any, Final
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from xrouter.auth import keyformat
+from xrouter.auth import keyformat, sealing
 from xrouter.auth.issue import issue
 from xrouter.auth.rights import Rights, check_within, limit_within
-from xrouter.auth.sealing import seal, sealing_key, unseal
 from xrouter.catalog import Catalog
 from xrouter.context import Principal
 from xrouter.errors import BadRequest, Forbidden, NotFound, Unauthorized, Unprocessable
@@ -166,7 +165,7 @@ class KeyShapes:
             name_digest=_digest(once.name.encode()),
             request_digest=_digest(raw),
             subject=keyformat.digest(secret.reveal()).hex(),
-            sealed=seal(secret, sealing_key(once.credential, once.name)),
+            sealed=sealing.seal(secret, sealing.sealing_key(once.credential, once.name)),
             created_at_us=self._now_us(),
         )
 
@@ -175,7 +174,7 @@ class KeyShapes:
         found = await idempotency.find(self._store, principal.key_id, _digest(once.name.encode()), now_us)
         if found is None:
             return None
-        secret = unseal(found.sealed, sealing_key(once.credential, once.name))
+        secret = sealing.unseal(found.sealed, sealing.sealing_key(once.credential, once.name))
         if found.request_digest != _digest(raw) or secret is None:
             raise Unprocessable("This Idempotency-Key was used for another request")
         key = await self._keys.get(found.subject)

@@ -7,7 +7,6 @@ from xrouter.errors import InternalError
 from xrouter.upstream.base import Engine, PoolStats, UpstreamAnswer, UpstreamRequest, UpstreamResponse, read_whole
 from xrouter.upstream.gate import Gate
 from xrouter.upstream.http1 import Http1Engine
-from xrouter.upstream.httpx2_engine import Httpx2Engine
 from xrouter.upstream.keeper import TokenKeeper
 from xrouter.upstream.pace import Pace
 from xrouter.upstream.signin import SignIn, TokenFlow
@@ -121,6 +120,8 @@ def build_engine(settings: UpstreamSettings) -> Engine:
         raise ValueError("engine: http1 does not go through a proxy; leave `engine` out or set it to httpx2")
     tls = tls_context(settings.tls)
     if settings.engine == "httpx2" or settings.proxy is not None:
+        from xrouter.upstream.httpx2_engine import Httpx2Engine  # only who uses it pays for its import
+
         return Httpx2Engine(
             timeouts=settings.timeouts, tls=tls, keep_alive_s=settings.keep_alive_s, proxy=settings.proxy
         )

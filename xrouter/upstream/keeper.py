@@ -102,7 +102,8 @@ class TokenKeeper:
         else:
             # A token that lives shorter than its margin would be renewed from its first moment on: half its life instead.
             expires_at = self._world.monotonic() + token.lifetime_s
-            renew_at = expires_at - min(token.renew_before_s, token.lifetime_s / 2)
+            margin_s = token.renew_before_s if token.renew_before_s < token.lifetime_s else token.lifetime_s / 2
+            renew_at = expires_at - margin_s
             self._held = _Held(token.value, self._flow.headers(token.value), renew_at, expires_at)
             self._failure = None
         finally:
