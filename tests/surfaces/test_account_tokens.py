@@ -68,3 +68,14 @@ def test_a_count_costs_nothing(accounts: Accounts) -> None:
 )
 def test_a_wrong_request_is_refused(accounts: Accounts, status: int, body: dict[str, Any]) -> None:
     assert accounts.ask(TOKEN, "POST", "tokens/count", json=body).status_code == status
+
+
+def test_the_drift_of_estimates_is_a_metric(accounts: Accounts) -> None:
+    accounts.grant("tests", 10**11)
+    registry, name = accounts.gateway.app.metrics.registry, "xrouter_token_estimate_ratio"
+    before = registry.get_sample_value(f"{name}_count", {"model": "gigachat/max"}) or 0
+    answer = accounts.chat(accounts.new_key())
+    assert answer.status_code == 200
+    accounts.gateway.log.request(answer.headers["x-request-id"])
+    assert registry.get_sample_value(f"{name}_count", {"model": "gigachat/max"}) == before + 1
+    assert 0 < (registry.get_sample_value(f"{name}_sum", {"model": "gigachat/max"}) or 0) < 10 * (before + 1)

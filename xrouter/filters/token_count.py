@@ -12,6 +12,8 @@ from xrouter.limits.admission import reserve
 class TokenCount:
     """Provide `estimate`: input tokens by the local counter, and the bound on output that the client set.
 
+    Below `routing` it counts by the rates of the model that comes first, above it by those of the model's public name.
+
     Limits that go by tokens can be taken from now on, so `rate_limit`, if it is in the chain, is asked here.
     """
 
@@ -28,6 +30,7 @@ class TokenCount:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
         call = ctx.call
-        ctx.estimate = Estimate(tokens.count_call(call), call.request.output_cap(), tokens.count)
+        rates = tokens.profile(ctx.route.targets[0].model if ctx.provided("route") else call.models[0])
+        ctx.estimate = Estimate(rates.count_call(call), call.request.output_cap(), rates.count)
         await reserve(ctx)
         await self.app(scope, receive, send)

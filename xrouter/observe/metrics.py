@@ -16,6 +16,7 @@ from xrouter.observe.logs import LogWriter
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+_RATIOS: Final = (0.25, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 4)
 _OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 1)
 
 
@@ -29,6 +30,7 @@ class _Series:
     first_token: Histogram
     input_reported: Counter
     output_reported: Counter
+    estimate_ratio: Histogram
 
 
 class Metrics:
@@ -67,6 +69,13 @@ class Metrics:
             registry=registry,
         )
         self.tokens = Counter("xrouter_tokens", "Tokens served", ["model", "kind", "source"], registry=registry)
+        self.estimate_ratio = Histogram(
+            "xrouter_token_estimate_ratio",
+            "Input tokens as the provider reported them, over those estimated before",
+            ["model"],
+            buckets=_RATIOS,
+            registry=registry,
+        )
         self.in_flight = Gauge("xrouter_in_flight", "Requests under way", registry=registry)
         self.front_refusals = Counter(
             "xrouter_front_refusals", "Requests refused before the chain", ["status"], registry=registry
@@ -102,6 +111,8 @@ class Metrics:
             if usage.source == "reported":
                 series.input_reported.inc(usage.input_tokens)
                 series.output_reported.inc(usage.output_tokens)
+                if ctx.provided("estimate") and ctx.estimate.input_tokens:
+                    series.estimate_ratio.observe(usage.input_tokens / ctx.estimate.input_tokens)
             else:
                 self.tokens.labels(series.model, "input", usage.source).inc(usage.input_tokens)
                 self.tokens.labels(series.model, "output", usage.source).inc(usage.output_tokens)
@@ -118,6 +129,7 @@ class Metrics:
                 first_token=self.first_token.labels(upstream),
                 input_reported=self.tokens.labels(model, "input", "reported"),
                 output_reported=self.tokens.labels(model, "output", "reported"),
+                estimate_ratio=self.estimate_ratio.labels(model),
             )
         return series
 

@@ -40,8 +40,8 @@ class TokenShapes:
             counted = await self._ask(ctx, call, target, purpose)
             if counted is not None:
                 return _shape(name, sum(counted), counted, "provider", target.upstream, call)
-        texts = call.prompt()
-        return _shape(name, tokens.count_call(call), [tokens.count(text) for text in texts], "estimated", None, call)
+        rates = tokens.profile(entry.targets[0].model)
+        return _shape(name, rates.count_call(call), [*map(rates.count, call.prompt())], "estimated", None, call)
 
     async def _ask(self, ctx: RequestContext, call: Call, target: Target, purpose: Purpose) -> list[int] | None:
         """What the provider counts; None if it cannot count these, or does not answer in time."""
