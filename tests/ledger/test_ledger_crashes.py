@@ -78,7 +78,7 @@ async def test_f17_f18_killed_at_any_moment_under_load(tmp_path: Path) -> None:
 
 
 async def test_f33_a_thousand_at_once_on_a_balance_for_a_hundred_from_several_processes(tmp_path: Path) -> None:
-    """Fails on check-then-write: with BEGIN instead of BEGIN IMMEDIATE and no condition in the UPDATE, more are granted."""
+    """Fails on check-then-write: reads and writes in two transactions, and no condition in the UPDATE of the account."""
     async with money(tmp_path, RealWorld()) as books:
         await books.ledger.transfer(grant(100 * 7_000 + 6_999))
         processes = [await child(books, "hold", 250, 7_000) for _ in range(4)]
