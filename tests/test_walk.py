@@ -39,3 +39,22 @@ def test_a_chat_completion_is_answered(gateway: RunningGateway, model: str) -> N
     assert body["id"] == answer.headers["x-generation-id"]
     assert body["choices"][0]["message"]["content"]
     assert body["usage"]["total_tokens"] == body["usage"]["prompt_tokens"] + body["usage"]["completion_tokens"]
+
+
+def test_the_receipt_tells_each_filters_decision_and_time(gateway: RunningGateway) -> None:
+    answer = httpx2.post(
+        gateway.base_url + "/chat/completions",
+        headers=gateway.auth,
+        json={"model": "gigachat/max", "messages": [{"role": "user", "content": "Столица Перу?"}]},
+    )
+    receipt = httpx2.get(gateway.url + f"/api/v1/generation?id={answer.json()['id']}", headers=gateway.auth)
+    steps = receipt.json()["data"]["xrouter"]["decisions"]
+    assert [step["filter"] for step in steps] == [
+        "auth", "rate_limit", "body", "routing", "token_count", "quota", "dispatch",
+    ]  # fmt: skip
+    told = {step["filter"]: step["decision"] for step in steps}
+    assert told["auth"] == "key test, tier none"
+    assert told["body"].endswith(" bytes")
+    assert told["routing"] == "1 targets: giga"
+    assert told["dispatch"] == "complete after 1 attempt"
+    assert all(step["duration_ms"] >= 0 for step in steps[:-1])

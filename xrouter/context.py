@@ -236,6 +236,7 @@ class RequestContext:
     client_abort: ClientAbort = "bill_delivered"  # set by quota; drain_and_bill reads on after the client left
     response_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # added to the response by `edge`
     stash: dict[object, Any] = field(default_factory=dict)
+    steps: list[tuple[str, float]] = field(default_factory=list)  # each filter, and when the request came to it
     _facts: dict[str, Any] = field(default_factory=dict)
 
     def provided(self, fact: str) -> bool:

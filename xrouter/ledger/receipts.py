@@ -5,6 +5,7 @@ from typing import Final
 import msgspec
 
 from xrouter.context import Attempt, Outcome, RequestContext
+from xrouter.ledger.decisions import Decision, decisions
 
 _LONGEST: Final = 512  # characters of any text that came from outside
 _MOST_ATTEMPTS: Final = 100
@@ -26,14 +27,6 @@ class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
     kind: str | None = None
     started_s: float = 0.0
-    duration_s: float = 0.0
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """What one filter did about the request, in a few words for people, and how long it took."""
-
-    filter: str
-    decision: str
     duration_s: float = 0.0
 
 
@@ -62,10 +55,6 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 read_details = msgspec.json.Decoder(Details).decode
 
 
-DECISIONS: Final = object()
-"""Key of `ctx.stash`: a list of `Decision`, to which whoever has decided something about the request may add."""
-
-
 def details(
     ctx: RequestContext,
     outcome: Outcome | None,
@@ -88,7 +77,7 @@ def details(
         native_finish_reason=_kept(outcome.native_finish_reason) if outcome else None,
         error=outcome.error.type if outcome and outcome.error else None,
         attempts=tuple(map(_attempt, outcome.attempts[:_MOST_ATTEMPTS])) if outcome else (),
-        decisions=tuple(ctx.stash.get(DECISIONS, ())),
+        decisions=decisions(ctx),
         output_cap=output_cap,
         session_id=_kept(ctx.session_id or request.session_id),
         user=_kept(request.user),

@@ -164,7 +164,7 @@ class Admission:
         if usage is None:
             return 0
         if kind == "credits" and ctx.provided("quote"):
-            return from_nano(ctx.quote.cost(usage))
+            return from_nano(ctx.quote.cost(usage, ctx.outcome.target))
         return self._of(kind, usage.input_tokens, usage.output_tokens)
 
 

@@ -170,7 +170,11 @@ def _receipt(receipt: Receipt, details: Details, *, operator: bool) -> dict[str,
             for attempt in details.attempts
         ],
         "decisions": [
-            {"filter": made.filter, "decision": made.decision, "duration_ms": _ms(made.duration_s)}
+            {
+                "filter": made.filter,
+                "decision": made.decision,
+                "duration_ms": None if made.duration_s is None else _ms(made.duration_s),
+            }
             for made in details.decisions
         ],
     }
