@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.config.settings import Price
+from xrouter.ledger.direct import apply_once
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import open_ledger
 from xrouter.ledger.operations import Settlement, Transfer
@@ -18,7 +19,7 @@ from xrouter.ledger.prices import PricedModel
 from xrouter.ledger.proof import prove
 from xrouter.store.accounts import Accounts, AccountView
 from xrouter.store.migrate import open_store
-from xrouter.world import World
+from xrouter.world import RealWorld, World
 
 NANO_A_TOKEN = 1000
 PRICE = PricedModel.of("a/b", Price(input=Decimal("0.001"), output=Decimal("0.001"), per=1000))
@@ -139,3 +140,19 @@ async def money(
         await assert_proven(engine)
     finally:
         await engine.dispose()
+
+
+async def adjust(store: str, nano: int, account: str = "tests") -> None:
+    """Change the balance of an account in the database `store`, a URL."""
+    engine = await open_store(store)
+    transfer = Transfer(kind="adjustment", account=account, amount_nano=nano, reason="test", author="test")
+    await apply_once(engine, RealWorld(), transfer)
+    await engine.dispose()
+
+
+async def problems(store: str) -> tuple[str, ...]:
+    """What is wrong in the ledger of the database `store`."""
+    engine = await open_store(store)
+    found = (await prove(engine)).problems
+    await engine.dispose()
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx2
 from kit.gateway import new_key
-from test_walk_money import adjust, problems
+from kit.money import adjust, problems
 
 from xrouter.sandbox.running import Sandbox, running_sandbox
 from xrouter.wire import decode_json

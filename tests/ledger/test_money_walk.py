@@ -11,18 +11,14 @@ import httpx2
 import pytest
 from kit.gateway import RunningGateway, running_gateway
 from kit.hostile import Peer, Script
+from kit.money import adjust, problems
 from kit.raw_client import RawClient
 from kit.scripted import Scripted, scripted_upstream
 from kit.walk import chat, open_chat, read_stream, until, user
 
 from xrouter import tokens
-from xrouter.ledger.direct import apply_once
-from xrouter.ledger.operations import Transfer
-from xrouter.ledger.proof import prove
 from xrouter.store.amounts import parse_credits
-from xrouter.store.migrate import open_store
 from xrouter.wire import encode_json
-from xrouter.world import RealWorld
 
 IN, OUT = 1_000_000, 2_000_000  # nanocredits a token
 MODELS = """
@@ -86,20 +82,6 @@ class Gateways:
         for manager, gateway in self.running.values():
             manager.__exit__(None, None, None)
             assert asyncio.run(problems(gateway.store)) == ()
-
-
-async def adjust(store: str, nano: int, account: str = "tests") -> None:
-    engine = await open_store(store)
-    transfer = Transfer(kind="adjustment", account=account, amount_nano=nano, reason="test", author="test")
-    await apply_once(engine, RealWorld(), transfer)
-    await engine.dispose()
-
-
-async def problems(store: str) -> tuple[str, ...]:
-    engine = await open_store(store)
-    found = (await prove(engine)).problems
-    await engine.dispose()
-    return found
 
 
 def receipt(gateway: RunningGateway, generation: str) -> dict[str, Any]:
