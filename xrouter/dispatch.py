@@ -36,13 +36,15 @@ class Dispatch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         relay = _Relay(self.services, context(scope), send)
-        watch = ClientWatch(scope, receive)
+        relay.watch = watch = ClientWatch(scope, receive, relay.drains)
         try:
             with watch:
                 await relay.serve()
         except asyncio.CancelledError:
             await relay.cut_short()
             raise
+        finally:
+            relay.watch = None  # no cycle is left for the collector
         if watch.left:
             relay.conclude("client_abort")
 
@@ -55,6 +57,8 @@ class _Relay:
         self.world = services.world
         self.ctx = ctx
         self.send = send
+        self.watch: ClientWatch | None = None
+        self.answering = False  # an upstream has begun a good answer that has not ended
         self.attempts: list[Attempt] = []
         self.attempt_began: float | None = None  # monotonic; None once the attempt under way is noted
         self.target: Target | None = None  # the one under way, or the one that served
@@ -67,12 +71,21 @@ class _Relay:
         self.delivered: list[Event] = []
         self.delivered_tokens = 0
 
+    @property
+    def left(self) -> bool:
+        """Whether the client has left and the answer is read on only for its usage."""
+        return self.watch is not None and self.watch.left
+
+    def drains(self) -> bool:
+        """Whether the upstream is read on if the client leaves now: it generates, and the policy wants its own count."""
+        return self.answering and self.ctx.client_abort == "drain_and_bill"
+
     async def serve(self) -> None:
         """Raises what the last target answered, if none served and nothing was sent."""
         try:
             await self._try_targets()
         except XRouterError as error:
-            self.conclude("upstream_error", error)
+            self.conclude("client_abort" if self.left else "upstream_error", error)
             if not self.started:
                 raise
             assert self.renderer is not None
@@ -103,7 +116,7 @@ class _Relay:
                     await self._attempt(target)
                 except XRouterError as error:
                     failure = self._worth_telling(error, failure)
-                    if self.started:
+                    if self.started or self.left:
                         raise
                     if isinstance(error, UpstreamError):
                         if error.retry:
@@ -197,6 +210,7 @@ class _Relay:
                 if not 200 <= response.status < 300:
                     raise translator.error(await read_whole(response, _ERROR_BODY_BYTES))
                 translator.started(response.status, response.headers)
+                self.answering = True
                 async for data in response:
                     if events := translator.feed(data):
                         await self._deliver(events, began)
@@ -209,6 +223,7 @@ class _Relay:
                     await _read_tail(response)
                 response.finish()
             finally:
+                self.answering = False
                 await response.aclose()
 
     def _forget_the_attempt_before(self) -> None:
@@ -268,7 +283,7 @@ class _Relay:
         assert self.renderer is not None
         ctx = self.ctx
         self._note(200)
-        self.conclude("complete")
+        self.conclude("client_abort" if self.left else "complete", whole=True)
         usage = ctx.outcome.usage
         cost = ctx.quote.cost(usage, self.target) if usage is not None and ctx.provided("quote") else None
         last = self.renderer.end(usage, cost)
@@ -316,18 +331,18 @@ class _Relay:
         await self._start()
         await self.send({"type": "http.response.body", "body": data, "more_body": True, "xrouter.events": ()})
 
-    def conclude(self, end: End, error: XRouterError | None = None) -> None:
+    def conclude(self, end: End, error: XRouterError | None = None, *, whole: bool = False) -> None:
         """Write the outcome, unless it is written: the first end is the end.
 
-        Unless the answer is complete, what counts as generated is what the client was sent.
+        Unless the answer is `whole`, what counts as generated is what the client was sent.
         """
         ctx = self.ctx
         if ctx.provided("outcome"):
             return
         translator = self.translator
         generated = self.started and bool(self.delivered or self.delivered_tokens)
-        usage = translator.usage if translator is not None and (generated or end == "complete") else None
-        if usage is None and (generated or end == "complete"):
+        usage = translator.usage if translator is not None and (generated or whole) else None
+        if usage is None and (generated or whole):
             usage = self._counted()
         ctx.outcome = Outcome(
             end=end,

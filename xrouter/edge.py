@@ -50,7 +50,7 @@ class Edge:
         ctx = self._context(scope)
         scope["xrouter"] = ctx
         response = _Response(ctx, self.world, send)
-        last_resort = LastResort(scope)
+        last_resort = LastResort(scope, lambda: ctx.client_abort == "drain_and_bill")
         error: XRouterError | None = None
         left = False
         self.metrics.in_flight.inc()

@@ -14,17 +14,24 @@ from xrouter.filters.base import Receive, Scope
 Callback = Callable[[], None]
 
 GRACE_S: Final = 5.0
+DRAIN_S: Final = 60.0  # the longest that an answer is read on for a client that has left
 _ON_DISCONNECT: Final = "xrouter.on_disconnect"  # put into the scope by xrouter.front.exchange
 
 
 class ClientWatch:
-    """`with ClientWatch(scope, receive) as watch:` the block is cancelled when the client leaves; `left` then says why."""
+    """`with ClientWatch(scope, receive, drains) as watch:` the block is cancelled when the client leaves; `left` says why.
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    Where `drains()` is true at that moment, the block goes on for `DRAIN_S` at most, with nobody to send to.
+    """
+
+    def __init__(self, scope: Scope, receive: Receive, drains: Callable[[], bool]) -> None:
         self._call_back: Callable[[Callback | None], None] | None = scope.get(_ON_DISCONNECT)
         self._receive = receive
         self._task: asyncio.Task[object] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._drains = drains
+        self._drain: asyncio.TimerHandle | None = None
+        self._cancelled = False
         self.left = False
 
     def __enter__(self) -> "ClientWatch":
@@ -43,15 +50,29 @@ class ClientWatch:
             self._call_back(None)
         if self._watcher is not None:
             self._watcher.cancel()
-        task, self._task, self._watcher = self._task, None, None  # no cycle is left for the collector
-        if not self.left or task is None:
+        if self._drain is not None:
+            self._drain.cancel()
+        task, self._task, self._watcher, self._drain = (
+            self._task,
+            None,
+            None,
+            None,
+        )  # no cycle is left for the collector
+        if not self._cancelled or task is None:
             return False
         others = task.uncancel()  # also where the block has turned the cancellation into another error
         return isinstance(error, asyncio.CancelledError) and others == 0
 
     def _leave(self) -> None:
         self.left = True
+        if self._drains():
+            self._drain = asyncio.get_running_loop().call_later(DRAIN_S, self._cancel)
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
         if self._task is not None:
+            self._cancelled = True
             self._task.cancel()
 
     async def _watch(self) -> None:
@@ -67,7 +88,8 @@ class LastResort:
     our own front, whose hook it shares with the watch inside.
     """
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, drains: Callable[[], bool]) -> None:
+        self._drains = drains
         self.ended = False  # it came to that
         self._left = False
         self._inner: Callback | None = None
@@ -95,7 +117,8 @@ class LastResort:
         self._left = True
         if self._inner is not None:
             self._inner()
-        self._timer = asyncio.get_running_loop().call_later(GRACE_S, self._end)
+        patience_s = GRACE_S + (DRAIN_S if self._drains() else 0.0)
+        self._timer = asyncio.get_running_loop().call_later(patience_s, self._end)
 
     def _end(self) -> None:
         """Again and again, for a filter that does not listen the first time."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ from kit.raw_client import RawClient
 from kit.scripted import Scripted, scripted_upstream
 from kit.walk import chat, open_chat, read_stream, until, user
 
-from xrouter import tokens
+from xrouter import leaving, tokens
 from xrouter.store.amounts import parse_credits
 from xrouter.wire import encode_json
 
@@ -189,8 +190,10 @@ def test_f03_cut_at_every_byte_what_was_delivered_is_charged_once(
 
 @pytest.mark.parametrize("policy", ["bill_delivered", "cancel", "drain_and_bill"])
 def test_f08_who_leaves_is_charged_by_the_policy_at_every_word(
-    upstream: Scripted, gateways: Callable[[str], RunningGateway], policy: str
+    upstream: Scripted, gateways: Callable[[str], RunningGateway], policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The upstream says nothing more, so that what is drained ends with its time."""
+    monkeypatch.setattr(leaving, "DRAIN_S", 0.1)
     gateway = gateways(policy)
     words = ["One ", "two ", "three ", "four "]
     for count in range(len(words) + 1):
@@ -217,6 +220,34 @@ def test_f08_who_leaves_is_charged_by_the_policy_at_every_word(
             assert row["rule"] == f"client_abort:{policy}"
             assert row["output_tokens"] == tokens.count("".join(words[:count]))
             assert row["charged_nano"] == cost(row)
+
+
+def test_f08_a_drained_answer_is_charged_by_what_the_upstream_reports_at_its_end(
+    upstream: Scripted, gateways: Callable[[str], RunningGateway]
+) -> None:
+    gateway = gateways("drain_and_bill")
+    left = threading.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(HEAD + word("Лима "))
+        await peer.drain()
+        await asyncio.to_thread(left.wait, 10)
+        await asyncio.sleep(0.2)  # the gateway has noticed by then
+        peer.send(word("is the capital.") + FINISH + USAGE + DONE)
+        await peer.drain()
+
+    upstream.set(script)
+    with open_chat(gateway, "paid/chat", "?") as response:
+        generation = response.headers["x-generation-id"]
+        for piece in response.iter_raw():
+            if "Лима".encode() in piece:
+                break
+    left.set()
+    row = receipt(gateway, generation)
+    assert (row["outcome"], row["rule"]) == ("client_abort", "client_abort:drain_and_bill")
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (21, 34, "reported")
+    assert row["charged_nano"] == cost(row)
 
 
 @pytest.mark.parametrize("policy", ["bill_delivered", "cancel"])
