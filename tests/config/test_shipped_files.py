@@ -109,7 +109,7 @@ def test_sandbox_can_stand_in_for_every_provider():
 
 # Ruble prices per 1000 tokens: gigachat.md section 9, yandexgpt.md section 12.
 PRICES = {
-    "gigachat/lite": "0.065 0.065 0", "gigachat/pro": "0.50 0.50 0", "gigachat/max": "0.65 0.65 0",
+    "gigachat/lite": "0.065 0.065", "gigachat/pro": "0.50 0.50", "gigachat/max": "0.65 0.65",
     "gigachat/embeddings": "0.014 0", "gigachat/embeddings-2": "0.014 0", "gigachat/embeddings-gigar": "0.014 0",
     "yandexgpt/lite": "0.20 0.20", "yandexgpt/pro": "1.20 1.20", "yandexgpt/pro-5.1": "0.80 0.80",
     "alice/llm": "0.50 1.20", "alice/llm-flash": "0.10 0.20 0.025",
