@@ -1,5 +1,6 @@
 """Whole requests through the shipped configuration, the sandbox behind it: what a stranger does first."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +59,14 @@ def test_the_receipt_tells_each_filters_decision_and_time(gateway: RunningGatewa
     assert told["routing"] == "1 targets: giga"
     assert told["dispatch"] == "complete after 1 attempt"
     assert all(step["duration_ms"] >= 0 for step in steps[:-1])
+
+
+def test_the_ledger_is_shown_to_be_right(gateway: RunningGateway) -> None:
+    lines = httpx2.get(gateway.url + "/metrics").text.splitlines()
+    assert "xrouter_ledger_imbalance 0.0" in lines
+    with sqlite3.connect(gateway.store.removeprefix("sqlite:///")) as connection:
+        connection.execute("UPDATE accounts SET balance_nano = balance_nano + 7 WHERE name = '@revenue'")
+        connection.commit()
+        assert "xrouter_ledger_imbalance 7.0" in httpx2.get(gateway.url + "/metrics").text.splitlines()
+        connection.execute("UPDATE accounts SET balance_nano = balance_nano - 7 WHERE name = '@revenue'")
+    connection.close()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.auth.keyring import KeyRing
@@ -22,6 +23,8 @@ from xrouter.limits.store import LimitStore
 from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
 from xrouter.providers.upstreams import build_upstreams
+from xrouter.store.accounts import Accounts
+from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
 from xrouter.upstream.breaker import Breakers
 from xrouter.wire import encode_json
@@ -154,6 +157,7 @@ class Gateway:
         if path.startswith(("/v1/", "/api/v1/")):
             await self._serve(scope, receive, send)
         elif path == "/metrics":
+            await self._prove()
             await _answer(send, 200, self.metrics.exposition(), CONTENT_TYPE)
         elif path == "/health/live":
             await _answer_json(send, 200, {"status": "ok"})
@@ -181,6 +185,14 @@ class Gateway:
                 closing = asyncio.create_task(running.close_if_done(), name="closing an old configuration")
                 self._closings.add(closing)
                 closing.add_done_callback(self._closings.discard)
+
+    async def _prove(self) -> None:
+        """Look at the ledger's sums for the metric. While the store does not answer, what was seen last stays."""
+        assert self._engine is not None
+        try:
+            self.metrics.ledger_imbalance.set(await Accounts(self._engine).imbalance_nano())
+        except (SQLAlchemyError, OSError, TimeoutError) as error:
+            log.warning("the ledger's sums cannot be read: %s", reason(error))
 
     def _ready(self) -> bool:
         return not self.draining and self._keys is not None and self._keys.lag_s < _STALE_KEYS_S

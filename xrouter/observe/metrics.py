@@ -77,6 +77,9 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("xrouter_in_flight", "Requests under way", registry=registry)
+        self.ledger_imbalance = Gauge(
+            "xrouter_ledger_imbalance", "Nanocredits by which the ledger is wrong: always 0", registry=registry
+        )
         self.front_refusals = Counter(
             "xrouter_front_refusals", "Requests refused before the chain", ["status"], registry=registry
         )
@@ -168,6 +171,16 @@ class ServicesCollector(Collector):
         lag = GaugeMetricFamily("xrouter_keys_lag_seconds", "Age of what is known of changed keys")
         lag.add_metric([], self._services.keys.lag_s)
         yield lag
+        ledger = self._services.ledger
+        batches = CounterMetricFamily("xrouter_ledger_batches", "Transactions of the ledger")
+        batches.add_metric([], ledger.batches)
+        operations = CounterMetricFamily("xrouter_ledger_operations", "Holds, settlements and releases in them")
+        operations.add_metric([], ledger.operations)
+        journaled = CounterMetricFamily(
+            "xrouter_ledger_journaled", "Settlements that waited for the store in the journal"
+        )
+        journaled.add_metric([], ledger.journaled)
+        yield from (batches, operations, journaled)
         dropped = CounterMetricFamily("xrouter_log_lines_dropped", "Log lines that nobody read in time")
         dropped.add_metric([], self._log.dropped)
         yield dropped
