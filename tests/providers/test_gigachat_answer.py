@@ -375,3 +375,14 @@ def test_a_stream_with_one_byte_changed_is_only_ever_our_own_error() -> None:
             answered(changed, stream=True)
         except XRouterError as error:
             json.dumps(error.body())
+
+
+def test_gigachat_09_what_came_before_an_error_in_the_same_piece_is_given() -> None:
+    reader = translator(stream=True)
+    sent(reader)
+    reader.started(200, EVENT_STREAM)
+    events = reader.feed(stream(*TALK[:2], done=False) + b"data: {oops\n\n")
+    assert said(events) == "Один, два, три 🌍."
+    assert reader.complete
+    with pytest.raises(XRouterError):
+        reader.finish()

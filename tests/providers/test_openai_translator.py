@@ -261,3 +261,14 @@ def test_the_list_of_models() -> None:
     ):
         with pytest.raises(XRouterError):
             this.read_models(answer)
+
+
+@pytest.mark.parametrize("broken", [b"data: {oops\n\n", b'data: {"error":{"message":"no","code":503}}\n\n'])
+def test_what_came_before_an_error_in_the_same_piece_is_given(broken: bytes) -> None:
+    reader = translator(stream=True)
+    reader.started(200, HEADERS)
+    events = reader.feed(chunk({"content": "Ли"}) + chunk({"content": "ма"}) + broken)
+    assert "".join(event.text for event in events) == "Лима"
+    assert reader.complete
+    with pytest.raises(XRouterError):
+        reader.finish()

@@ -55,7 +55,10 @@ class Translator(ABC):
 
     @abstractmethod
     def feed(self, data: bytes) -> Sequence[Event]:
-        """The next piece of a 2xx answer's body, cut anywhere. Raises UpstreamError for an error inside the body."""
+        """The next piece of a 2xx answer's body, cut anywhere. Raises UpstreamError for an error inside the body.
+
+        If events stand before the error in the same piece, they are given, and `finish` raises it.
+        """
 
     @abstractmethod
     def finish(self) -> Sequence[Event]:

@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from xrouter.errors import UpstreamError, UpstreamProtocolError
+from xrouter.errors import UpstreamError, UpstreamProtocolError, XRouterError
 from xrouter.events import Event, Finish, FinishReason, ReasoningText, ToolCallPart, Usage
 from xrouter.providers.gigachat_calls import arguments_text, call_id
 from xrouter.providers.gigachat_errors import ErrorReader
@@ -58,19 +58,28 @@ class ChatReader:
         self._calls = 0
         self._state_id: str | None = None
         self._finished = False
+        self._failure: XRouterError | None = None
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if self._sse is None:
             self._collect(data)
             return ()
         events: list[Event] = []
-        for event in self._sse.feed(data):
-            if not self.done:
-                events += self._event(event.data)
+        try:
+            for event in self._sse.feed(data):
+                if not self.done:
+                    events += self._event(event.data)
+        except XRouterError as failure:
+            if not events:
+                raise
+            self._failure = failure  # what came before it in the same piece is the client's; `finish` raises it
+            self.done = True
         return events
 
     def finish(self) -> Sequence[Event]:
         """Raises UpstreamProtocolError if the answer did not reach its end."""
+        if self._failure is not None:
+            raise self._failure
         events: list[Event] = []
         if self._sse is None:
             events += self._read(b"".join(self._body))

@@ -26,6 +26,7 @@ from xrouter.upstream.signin import FixedSignIn, SignIn
 from xrouter.wire import decode_json, encode_json
 from xrouter.world import World
 
+_MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _PATHS: Final = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 _GATEWAY_FIELDS: Final = frozenset(
     {
@@ -104,6 +105,8 @@ class OpenAITranslator(Translator):
         self._world = world
         self._sse = SseDecoder()
         self._pieces: list[bytes] = []
+        self._size = 0
+        self._failure: XRouterError | None = None
         self._streamed = False
         self._done = False
         self._finished = False
@@ -142,14 +145,26 @@ class OpenAITranslator(Translator):
 
     def feed(self, data: bytes) -> Sequence[Event]:
         if not self._streamed:
+            self._size += len(data)
+            if self._size > _MAX_ANSWER_BYTES:
+                raise UpstreamProtocolError(
+                    "The upstream's answer is too long", detail=f"more than {_MAX_ANSWER_BYTES} bytes"
+                )
             self._pieces.append(data)
             return ()
         events: list[Event] = []
-        for sse in self._sse.feed(data):
-            self._chunk(sse.data, events)
+        try:
+            for sse in self._sse.feed(data):
+                self._chunk(sse.data, events)
+        except XRouterError as failure:
+            if not events:
+                raise
+            self._failure = failure  # what came before it in the same piece is the client's; `finish` raises it
         return events
 
     def finish(self) -> Sequence[Event]:
+        if self._failure is not None:
+            raise self._failure
         if not self._streamed:
             return self._whole(b"".join(self._pieces))
         events: list[Event] = []
@@ -161,7 +176,7 @@ class OpenAITranslator(Translator):
 
     @property
     def complete(self) -> bool:
-        return self._done
+        return self._done or self._failure is not None
 
     def error(self, answer: UpstreamAnswer) -> XRouterError:
         return error_from(answer, self._config.api_key, self._world)
