@@ -98,6 +98,7 @@ def test_f38_a_filter_that_eats_its_cancellation(gateway: RunningGateway, sandbo
     """The dispatch has stopped the upstream call before the filter could see anything."""
     sandbox.state.choose("long=3000,drip=0.05", provider="gigachat", path="/chat/completions")
     with open_chat(gateway, "gigachat/max", "eats") as response:
-        next(response.iter_bytes())
+        pieces = response.iter_bytes()  # kept: an iterator that is dropped closes the connection
+        next(pieces)
     assert until(lambda: sandbox.state.generations["gigachat sandbox-client"].now == 0) < 1
     assert gateway.log.request(response.headers["x-request-id"])["status"] == 499

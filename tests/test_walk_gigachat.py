@@ -148,7 +148,8 @@ def test_gigachat_25_a_second_stream_waits_for_the_first(sandbox: Sandbox, gatew
 
 def test_gigachat_25_a_client_that_leaves_frees_the_place(sandbox: Sandbox, gateway: RunningGateway) -> None:
     with open_chat(gateway, "gigachat/max", "[[emu:long=3000,drip=0.05]] Расскажи") as response:
-        first = next(response.iter_bytes())
+        pieces = response.iter_bytes()  # kept: an iterator that is dropped closes the connection
+        first = next(pieces)
         assert sandbox.state.generations[HOLDER].now == 1, first
     assert until(lambda: sandbox.state.generations[HOLDER].now == 0) < 1
     assert sandbox.state.aborted["gigachat"] == 1

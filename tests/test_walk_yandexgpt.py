@@ -54,7 +54,8 @@ def test_yandexgpt_16_a_client_that_leaves_frees_its_place(
     sandbox: Sandbox, gateway: RunningGateway, model: str
 ) -> None:
     with open_chat(gateway, model, "[[emu:long=3000,drip=0.05]] Расскажи") as response:
-        next(response.iter_bytes())
+        pieces = response.iter_bytes()  # kept: an iterator that is dropped closes the connection
+        next(pieces)
         assert generations(sandbox) == 1
     assert until(lambda: generations(sandbox) == 0) < 1
     assert sandbox.state.aborted["yandex"] == 1
