@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -26,5 +27,17 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 async def redis_store(redis: RedisServer) -> AsyncIterator[RedisStore]:
     store = RedisStore(open_client(redis.url))
     await store.start()
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def patient_store(redis: RedisServer) -> AsyncIterator[RedisStore]:
+    """For tests of what a server that is well answers, not of how long it may take: a busy machine needs over 50 ms."""
+    store = RedisStore(open_client(redis.url), deadline_s=5)
+    await store.start()
+    async with asyncio.timeout(10):
+        while store.degraded:  # the first look has a limit of its own
+            await asyncio.sleep(0.01)
     yield store
     await store.aclose()

@@ -88,25 +88,25 @@ async def test_f10_a_server_that_is_frozen_when_the_gateway_starts(redis: RedisS
 
 
 async def test_f12_a_server_that_forgets_everything_is_one_burst_more(
-    redis: RedisServer, redis_store: RedisStore
+    redis: RedisServer, patient_store: RedisStore
 ) -> None:
     three = claim(limit(window_s=60))
-    assert [await admitted(redis_store, [three]) for _ in range(4)] == [True] * 3 + [False]
+    assert [await admitted(patient_store, [three]) for _ in range(4)] == [True] * 3 + [False]
     redis.client().flushall()
-    assert [await admitted(redis_store, [three]) for _ in range(4)] == [True] * 3 + [False]
+    assert [await admitted(patient_store, [three]) for _ in range(4)] == [True] * 3 + [False]
 
 
-async def test_f12_a_lost_script_is_loaded_again(redis: RedisServer, redis_store: RedisStore) -> None:
-    assert await admitted(redis_store, [WIDE])
+async def test_f12_a_lost_script_is_loaded_again(redis: RedisServer, patient_store: RedisStore) -> None:
+    assert await admitted(patient_store, [WIDE])
     redis.client().script_flush()
-    assert all(await asyncio.gather(*(admitted(redis_store, [WIDE]) for _ in range(30))))
-    assert (await redis_store.admit("r", [claim(WIDE.limit, 0)])).states[0].remaining == 1000 - 31
-    assert redis_store.counters.store_errors == 0
+    assert all(await asyncio.gather(*(admitted(patient_store, [WIDE]) for _ in range(30))))
+    assert (await patient_store.admit("r", [claim(WIDE.limit, 0)])).states[0].remaining == 1000 - 31
+    assert patient_store.counters.store_errors == 0
 
 
 @pytest.mark.parametrize("strategy", ["fixed_window", "sliding_window", "token_bucket", "concurrency"])
 async def test_f12_a_key_of_another_type_is_replaced(
-    redis: RedisServer, redis_store: RedisStore, caplog: pytest.LogCaptureFixture, strategy: str
+    redis: RedisServer, patient_store: RedisStore, caplog: pytest.LogCaptureFixture, strategy: str
 ) -> None:
     if strategy == "concurrency":
         three = claim(limit(kind="concurrency", window_s=0))
@@ -116,16 +116,16 @@ async def test_f12_a_key_of_another_type_is_replaced(
         redis.client().delete(three.key)
         redis.client().rpush(three.key, "not", "ours")
         if met_by == "a change":
-            redis_store.settle([Change(three.limit, three.key, "gone", -1)])
-        assert [await admitted(redis_store, [three], f"r{n}") for n in range(4)] == [True] * 3 + [False]
+            patient_store.settle([Change(three.limit, three.key, "gone", -1)])
+        assert [await admitted(patient_store, [three], f"r{n}") for n in range(4)] == [True] * 3 + [False]
     replaced = [record for record in caplog.records if "replaced" in record.message]
     assert len(replaced) == 1
 
 
-async def test_f12_a_slice_that_is_none_is_dropped(redis: RedisServer, redis_store: RedisStore) -> None:
+async def test_f12_a_slice_that_is_none_is_dropped(redis: RedisServer, patient_store: RedisStore) -> None:
     three = claim(limit(window_s=60))
     redis.client().hset(three.key, mapping={"1": "nonsense", "x": "5 5", "2": ""})
-    assert [await admitted(redis_store, [three]) for _ in range(4)] == [True] * 3 + [False]
+    assert [await admitted(patient_store, [three]) for _ in range(4)] == [True] * 3 + [False]
 
 
 @pytest.mark.parametrize("setting", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
@@ -224,12 +224,12 @@ async def test_closing_sends_what_is_queued(redis: RedisServer, shared_redis: Re
     assert redis.client().zcard(slot.key) == 0
 
 
-async def test_every_key_expires(redis: RedisServer, redis_store: RedisStore) -> None:
+async def test_every_key_expires(redis: RedisServer, patient_store: RedisStore) -> None:
     all_kinds = [claim(limit(name=s, strategy=s)) for s in ("fixed_window", "sliding_window", "token_bucket")]
     all_kinds.append(claim(limit(name="c", kind="concurrency", window_s=0)))
-    decision = await redis_store.admit("r", all_kinds)
-    redis_store.settle([change(one, decision, 1, index) for index, one in enumerate(all_kinds[:3])])
-    await redis_store.admit("r", [claim(all_kinds[0].limit, 0)])
+    decision = await patient_store.admit("r", all_kinds)
+    patient_store.settle([change(one, decision, 1, index) for index, one in enumerate(all_kinds[:3])])
+    await patient_store.admit("r", [claim(all_kinds[0].limit, 0)])
     client = redis.client()
     assert set(client.keys("xrl:{*")) == {one.key for one in all_kinds}
     for one in all_kinds:

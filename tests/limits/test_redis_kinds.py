@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from xrouter.world import RealWorld
 THREE = claim(limit(window_s=60))
 
 
-async def started(url: str) -> RedisStore:
-    store = RedisStore(open_client(url), cluster=url.startswith("redis+cluster:"), deadline_s=2)
+async def started(url: str, deadline_s: float = 2) -> RedisStore:
+    store = RedisStore(open_client(url), cluster=url.startswith("redis+cluster:"), deadline_s=deadline_s)
     await store.start()
     return store
 
@@ -125,13 +126,17 @@ def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
     for number in range(3):
         folder = tmp_path / str(number)
         folder.mkdir()
-        node = RedisServer(folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "2000", port=cluster_port())
+        node = RedisServer(folder, "--cluster-enabled", "yes", "--cluster-node-timeout", "15000", port=cluster_port())
         node.start()
         nodes.append(node)
     addresses = [f"127.0.0.1:{node.port}" for node in nodes]
     subprocess.run(
         ["redis-cli", "--cluster", "create", *addresses, "--cluster-yes"], check=True, stdout=subprocess.DEVNULL
     )
+    deadline = time.monotonic() + 20
+    while not all("cluster_state:ok" in str(node.client().execute_command("CLUSTER", "INFO")) for node in nodes):
+        assert time.monotonic() < deadline, "a node does not know that the cluster is whole"
+        time.sleep(0.05)  # redis-cli asks one node only; another refuses its slots until the gossip has reached it
     yield nodes
     for node in nodes:
         node.stop()
@@ -151,7 +156,7 @@ def elsewhere(name: str, amount: int, tag: str) -> Claim:
 
 async def test_a_cluster(cluster: list[RedisServer]) -> None:
     """Limits of one account are one call; of several subjects several, and still all or none."""
-    store = await started(f"redis+cluster://127.0.0.1:{cluster[0].port}")
+    store = await started(f"redis+cluster://127.0.0.1:{cluster[0].port}", deadline_s=10)
     async with asyncio.timeout(20):
         while store.degraded:
             await asyncio.sleep(0.05)
