@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from xrouter.errors import UpstreamTimeout
-from xrouter.events import Answer, Embedding, Event, Finish, ReasoningText, Text, ToolCallPart, Usage
+from xrouter.events import Answer, Embedding, Event, Finish, ReasoningText, Text, ToolCallPart, Usage, Verbatim
 from xrouter.surfaces.base import AnswerHead, credits, encode, usage_object
 from xrouter.surfaces.openai import read_call, renderer
 from xrouter.wire import decode_json, encode_json
@@ -195,3 +195,15 @@ def test_embeddings(packed: bool) -> None:
     if packed:
         vectors = [list(struct.unpack("<2f", base64.b64decode(vector))) for vector in vectors]
     assert vectors == [[1.0, 0.0], [0.25, -1.5]]
+
+
+@pytest.mark.parametrize("exclude", [True, False])
+def test_reasoning_of_an_upstream_that_speaks_openai_is_shown_unless_it_is_not_wanted(exclude: bool) -> None:
+    said = {"content": "Lima", "reasoning": "Peru?", "reasoning_content": "Peru?"}
+    data = encode_json({"id": "u", "model": "m", "choices": [{"index": 0, "delta": said, "finish_reason": None}]})
+    asked = {"model": "a/b", "messages": [{"role": "user", "content": "?"}], "reasoning": {"exclude": exclude}}
+    (chunk, *_) = chunks(rendered({**asked, "stream": True}, [Verbatim(data)]))
+    whole = decode_json(rendered(asked, [Answer({"choices": [{"index": 0, "message": dict(said)}]})]))
+    for answer in (chunk["choices"][0]["delta"], whole["choices"][0]["message"]):
+        assert answer["content"] == "Lima"
+        assert ("reasoning" in answer, "reasoning_content" in answer) == (not exclude, not exclude)

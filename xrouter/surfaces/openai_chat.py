@@ -1,7 +1,7 @@
 """`POST chat/completions`: OpenAI's shapes with OpenRouter's additions, as strict as OpenRouter's own SDK reads them."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from xrouter.context import Call
 from xrouter.errors import XRouterError
@@ -36,6 +36,21 @@ def hides_reasoning(call: Call) -> bool:
     return isinstance(request, ChatRequest) and request.reasoning is not None and bool(request.reasoning.exclude)
 
 
+_REASONING: Final = ("reasoning", "reasoning_content", "reasoning_details")
+
+
+def _without_reasoning(chunk: Verbatim) -> Verbatim:
+    """OpenRouter's `reasoning.exclude`: the model reasons and the client is not shown it."""
+    choices = chunk.body.get("choices") or ()
+    body = {**chunk.body, "choices": [_silent(choice, "delta") for choice in choices]}
+    return Verbatim(encode(body), body)
+
+
+def _silent(choice: dict[str, Any], key: str) -> dict[str, Any]:
+    said = choice.get(key) or {}
+    return {**choice, key: {name: value for name, value in said.items() if name not in _REASONING}}
+
+
 class ChatStream(Renderer):
     streams = True
 
@@ -56,6 +71,8 @@ class ChatStream(Renderer):
         for part in events:
             if isinstance(part, Verbatim):
                 self._verbatim = True
+                if self._hide_reasoning and b'"reasoning' in part.data:
+                    part = _without_reasoning(part)
                 pieces.append(event(self._splicer.chunk(part)))
                 continue
             if not self._begun and not self._verbatim:
@@ -157,6 +174,8 @@ class ChatAnswer(Renderer):
         body.setdefault("object", "chat.completion")
         body.setdefault("created", head.created)
         body.setdefault("system_fingerprint", None)
+        if hides_reasoning(self.call):
+            body["choices"] = [_silent(choice, "message") for choice in body["choices"]]
         for choice in body["choices"]:
             choice.setdefault("finish_reason", None)
         if usage is not None:
