@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
+from time import process_time
 
 import pytest
 import yaml
@@ -54,9 +54,9 @@ def file() -> Iterator[Path]:
 
 def _holds(file: Path, data: bytes) -> None:
     file.write_bytes(data)
-    started = perf_counter()
+    started = process_time()
     problems = _problems(file)
-    assert perf_counter() - started < LIMIT_S
+    assert process_time() - started < LIMIT_S
     for problem in problems:
         line, column = problem.place.removeprefix(f"{file}:").split(":")
         assert int(line) >= 1

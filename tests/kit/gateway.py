@@ -27,7 +27,7 @@ from xrouter.store.key import NewKey
 from xrouter.store.keys import KeyStore
 from xrouter.store.migrate import open_store
 from xrouter.surfaces.base import NANO
-from xrouter.wire import decode_json
+from xrouter.wire import decode_json, encode_json
 from xrouter.world import RealWorld, World
 
 CHAIN = """
@@ -58,8 +58,13 @@ class LogLines(io.RawIOBase):
     def request(self, request_id: str, timeout_s: float = 5.0) -> dict[str, Any]:
         """The record of one request, once it is written. There must be one, and only one."""
 
+        marked = encode_json(request_id)  # looked for in the bytes: decoding every line at every wake-up takes too long
+
         def found() -> list[dict[str, Any]]:
-            return [record for record in self.requests() if record["request_id"] == request_id]
+            records = [decode_json(line) for line in self.text.splitlines() if marked in line]
+            return [
+                record for record in records if record.get("event") == "request" and record["request_id"] == request_id
+            ]
 
         with self._more:
             assert self._more.wait_for(found, timeout_s), f"no log line of request {request_id}"
