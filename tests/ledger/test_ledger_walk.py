@@ -130,8 +130,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 def test_the_ledger_does_what_its_model_does(template: Path) -> None:
-    """Shown to fail when a settlement is not looked up before it is posted, when the overrun ignores other holds, when
-    `roll` follows a clock that goes back, and when an expired hold is charged as if it were held."""
+    """Shown to fail when the overrun ignores other holds and when `roll` follows a clock that goes back."""
     machine = type("Machine", (LedgerMachine,), {"template": template}).TestCase
     machine.settings = settings(
         max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
