@@ -253,9 +253,8 @@ async def test_refused_address_is_passed_at_once(http1: Http1Engine, monkeypatch
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         names(monkeypatch, ("127.0.0.1", port), ("::1", port), ("127.0.0.1", server.port))
-        started = asyncio.get_running_loop().time()
+        monkeypatch.setattr(dialling, "_STAGGER_S", 60.0)  # waiting for it would run into connect_s
         assert await body_of(http1, server.url) == b"ok"
-        assert asyncio.get_running_loop().time() - started < 0.2
 
 
 async def test_all_addresses_refused(http1: Http1Engine, monkeypatch: pytest.MonkeyPatch) -> None:
