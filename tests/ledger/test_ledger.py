@@ -5,7 +5,7 @@ import pytest
 from kit.keys import HandWorld, make_key
 from kit.money import ACCOUNT, COSTLY, KEY, Money, assert_proven, grant, money, settlement
 
-from xrouter.errors import BadRequest, InternalError, NotFound, PaymentRequired
+from xrouter.errors import BadRequest, InternalError, NotFound, PaymentRequired, Unprocessable
 from xrouter.ledger.operations import Transfer
 from xrouter.store.key import NewKey
 
@@ -168,7 +168,7 @@ async def test_grants_are_positive_and_named_ones_happen_once(books: Money) -> N
     results = await asyncio.gather(*(books.ledger.transfer(grant(7_000, key="order-2")) for _ in range(50)))
     assert {balance.balance_nano for balance in results} == {12_000}
     for wrong in (grant(6_000, key="order-1"), grant(5_000, "other", key="order-1")):
-        with pytest.raises(BadRequest, match="idempotency key"):
+        with pytest.raises(Unprocessable, match="idempotency key"):
             await books.ledger.transfer(wrong)
     for amount in (0, -1):
         with pytest.raises(BadRequest):

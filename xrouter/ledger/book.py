@@ -7,7 +7,7 @@ of its batch alone. Nothing here knows of tasks, threads or databases.
 
 from typing import Final, assert_never
 
-from xrouter.errors import BadRequest, InternalError, NotFound, PaymentRequired, XRouterError
+from xrouter.errors import BadRequest, InternalError, NotFound, PaymentRequired, Unprocessable, XRouterError
 from xrouter.ledger.operations import (
     Balance,
     Expire,
@@ -251,7 +251,7 @@ class Book:
             if (before.kind, before.debit_account, before.credit_account, before.amount_nano) != (
                 wanted.kind, debit, credit, amount,
             ):  # fmt: skip
-                raise BadRequest("This idempotency key was used for something else", param="idempotency_key")
+                raise Unprocessable("This idempotency key was used for something else", param="idempotency_key")
             return _balance(self._account_or_empty(wanted.account))
         if wanted.kind == "refund":
             self._check_refund(wanted)
