@@ -115,7 +115,7 @@ class _Relay:
                 try:
                     await self._attempt(target)
                 except XRouterError as error:
-                    failure = self._worth_telling(error, failure)
+                    failure = error  # the last one is what the client is told
                     if self.started or self.left:
                         raise
                     if isinstance(error, UpstreamError):
@@ -134,10 +134,6 @@ class _Relay:
                 break
             await self.world.sleep(wait_s)
         raise failure
-
-    def _worth_telling(self, error: XRouterError, before: XRouterError) -> XRouterError:
-        """Of several failures the client is told the last, but never that some breaker was open if an upstream spoke."""
-        return before if isinstance(error, NoUpstreamAvailable) and self.attempts else error
 
     def _other_model_follows(self, failed: Target) -> bool:
         """OpenRouter tries `models[]` in order on any error, a refused request included."""

@@ -93,8 +93,3 @@ class Router:
                     pairs = zip(pattern, segments, strict=True)
                     return methods, {known[1:-1]: given for known, given in pairs if known[0] == "{"}
         raise NotFound("There is nothing at this path")
-
-
-def known_names() -> frozenset[str]:
-    """The names of all endpoints: a metric's label takes no other value."""
-    return frozenset(endpoint.name for _, endpoint in _ENDPOINTS)

@@ -1,12 +1,11 @@
-"""What accounts and keys have: read-only views of the ledger. Each method reads one consistent state."""
+"""What accounts have: read-only views of the ledger. Each method reads one consistent state."""
 
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from xrouter.store.ledger_rows import Generation
-from xrouter.store.schema import accounts, entries, generations, holds, key_usage
+from xrouter.store.schema import accounts, entries, generations, holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +22,6 @@ class AccountView:
     @property
     def available_nano(self) -> int:
         return self.balance_nano - self.held_nano - self.floor_nano
-
-
-@dataclass(frozen=True, slots=True)
-class KeySpending:
-    """`day`: days since 1970, UTC, on which it last spent: `day_nano` is of that day, the others of its week and month."""
-
-    used_nano: int
-    held_nano: int
-    day: int
-    day_nano: int
-    week_nano: int
-    month_nano: int
 
 
 class Accounts:
@@ -57,21 +44,6 @@ class Accounts:
         async with self._engine.connect() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else AccountView(name, *map(int, row))
-
-    async def key_spending(self, key_hash: str) -> KeySpending:
-        """What a key has spent; nothing if it has no row."""
-        table = key_usage
-        query = select(
-            table.c.used_nano, table.c.held_nano, table.c.day, table.c.day_nano, table.c.week_nano, table.c.month_nano
-        ).where(table.c.key_hash == key_hash)
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(query)).one_or_none()
-        return KeySpending(0, 0, 0, 0, 0, 0) if row is None else KeySpending(*row)
-
-    async def generation(self, generation_id: str) -> Generation | None:
-        async with self._engine.connect() as connection:
-            row = (await connection.execute(select(generations).where(generations.c.id == generation_id))).one_or_none()
-        return None if row is None else Generation(*row)
 
     async def imbalance_nano(self) -> int:
         """0 as long as the ledger is right: what all balances together miss, and what holds and accounts disagree by."""
