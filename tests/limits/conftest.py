@@ -1,9 +1,9 @@
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from kit.redis_server import RedisServer, running_redis
+from limits_kit import start_well
 
 from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_store import RedisStore
@@ -25,8 +25,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 async def redis_store(redis: RedisServer) -> AsyncIterator[RedisStore]:
-    store = RedisStore(open_client(redis.url))
-    await store.start()
+    store = await start_well(RedisStore(open_client(redis.url)))
     yield store
     await store.aclose()
 
@@ -34,10 +33,6 @@ async def redis_store(redis: RedisServer) -> AsyncIterator[RedisStore]:
 @pytest.fixture
 async def patient_store(redis: RedisServer) -> AsyncIterator[RedisStore]:
     """For tests of what a server that is well answers, not of how long it may take: a busy machine needs over 50 ms."""
-    store = RedisStore(open_client(redis.url), deadline_s=5)
-    await store.start()
-    async with asyncio.timeout(10):
-        while store.degraded:  # the first look has a limit of its own
-            await asyncio.sleep(0.01)
+    store = await start_well(RedisStore(open_client(redis.url), deadline_s=5))
     yield store
     await store.aclose()

@@ -8,6 +8,7 @@ from kit.keys import HandWorld
 
 from xrouter.limits.limit import Change, Claim, Decision, Limit
 from xrouter.limits.memory import MemoryStore
+from xrouter.limits.redis_store import RedisStore
 from xrouter.limits.store import LimitStore
 
 
@@ -50,6 +51,15 @@ class InRedis:
 
     async def pass_s(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+async def start_well(store: RedisStore) -> RedisStore:
+    """Started, and the server found well: a busy machine may need more than the half second of the first look."""
+    await store.start()
+    async with asyncio.timeout(30):
+        while store.degraded:
+            await asyncio.sleep(0.01)
+    return store
 
 
 async def admitted(store: LimitStore, claims: Sequence[Claim], lease: str = "r") -> bool:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import redis.asyncio
-from limits_kit import claim, limit
+from limits_kit import claim, limit, start_well
 
 from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_store import RedisStore
@@ -27,8 +27,7 @@ def claims() -> list:
 
 
 async def main(url: str, scheme: str, clients: int, requests: int) -> None:
-    store = RedisStore(open_client(url), deadline_s=30)
-    await store.start()
+    store = await start_well(RedisStore(open_client(url), deadline_s=30))
     plain = redis.asyncio.Redis.from_url(url)
 
     async def by_script(name: str) -> bool:

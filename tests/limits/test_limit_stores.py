@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from kit.redis_server import RedisServer
-from limits_kit import InMemory, InRedis, TimedStore, admitted, change, claim, limit
+from limits_kit import InMemory, InRedis, TimedStore, admitted, change, claim, limit, start_well
 
 from xrouter.limits.limit import Change, Limit
 from xrouter.limits.redis_client import open_client
@@ -21,8 +21,9 @@ async def timed(request: pytest.FixtureRequest, shared_redis: RedisServer) -> As
         yield InMemory()
         return
     shared_redis.client().flushall()
-    store = RedisStore(open_client(shared_redis.url), deadline_s=5)  # a busy machine is not what is tested
-    await store.start()
+    store = await start_well(
+        RedisStore(open_client(shared_redis.url), deadline_s=5)
+    )  # a busy machine is not what is tested
     yield InRedis(store)
     await store.aclose()
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from kit.redis_server import RedisServer
-from limits_kit import claim
+from limits_kit import claim, start_well
 from race_worker import claims
 
 from xrouter.limits.redis_client import open_client
@@ -48,8 +48,7 @@ def race(url: str, scheme: str) -> int:
 async def test_admitted_is_exactly_the_limit(redis: RedisServer) -> None:
     """Fails on check-then-write, as the next test shows, and on limits that are taken one after another."""
     assert race(redis.url, "script") == 90
-    store = RedisStore(open_client(redis.url), deadline_s=5)
-    await store.start()
+    store = await start_well(RedisStore(open_client(redis.url), deadline_s=5))
     requests, tokens, slots = claims()
     looks = await store.admit("look", [claim(one.limit, 0) for one in (requests, tokens, slots)])
     assert [state.remaining for state in looks.states] == [10, 0, 910]
