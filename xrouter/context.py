@@ -161,12 +161,18 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The targets to try, in order. `requested` is the model name as the client wrote it, echoed in the answer."""
+    """The targets to try, in order. `requested` is the model name as the client wrote it, echoed in the answer.
+
+    `shadows` get a copy of the call whose answer nobody sees and nobody pays for. `hedge_after_s`: how long the first
+    target may be silent before the next is asked beside it; None: never.
+    """
 
     requested: str
     targets: tuple[Target, ...]
     retries: int = 0
     fallback: bool = True
+    shadows: tuple[Target, ...] = ()
+    hedge_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
