@@ -81,10 +81,12 @@ class MappingNode:
 Node = ScalarNode | SequenceNode | MappingNode
 
 
-def read_document(path: Path, environ: Mapping[str, str], problems: Problems) -> MappingNode:
-    """The file's tree. Raises Invalid if there is none; lesser problems are noted and what they concern is left out."""
+def read_document(data: bytes, path: Path, environ: Mapping[str, str], problems: Problems) -> MappingNode:
+    """The tree of a file's `data`. Raises Invalid if there is none; lesser problems are noted and what they concern is left
+    out. `path` is what places name.
+    """
     start = Place(str(path), 1, 1)
-    source = _read(path, start, problems)
+    source = _text(data, start, problems)
     try:
         root = yaml.compose(source, Loader=_Composer)
     except yaml.MarkedYAMLError as error:
@@ -102,13 +104,17 @@ def read_document(path: Path, environ: Mapping[str, str], problems: Problems) ->
     return node
 
 
-def _read(path: Path, start: Place, problems: Problems) -> str:
+def read_file(path: Path, problems: Problems) -> bytes:
+    """The bytes of a configuration file. Raises Invalid."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a valid path"
-        raise problems.fail(start, f"cannot be read: {reason}") from error
+        raise problems.fail(Place(str(path), 1, 1), f"cannot be read: {reason}") from error
+
+
+def _text(data: bytes, start: Place, problems: Problems) -> str:
     if len(data) > MAX_BYTES:
         raise problems.fail(start, f"the file is larger than {MAX_BYTES // 1024} KiB")
     try:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from xrouter.config.crosscheck import check_models, check_tiers, check_workers
 from xrouter.config.decode import Decoder
-from xrouter.config.document import read_document
+from xrouter.config.document import read_document, read_file
 from xrouter.config.plugged import PluggedDecoder
 from xrouter.config.problems import ConfigError, Invalid, Problem, Problems
 from xrouter.config.settings import Settings
 
-__all__ = ["ConfigError", "Problem", "load"]
+__all__ = ["ConfigError", "Problem", "decode", "load", "read"]
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -18,9 +18,23 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
 
     Modules that it names for filters and providers are imported. Raises ConfigError, with every problem at once.
     """
+    return decode(read(path), path, environ)
+
+
+def read(path: Path) -> bytes:
+    """The file as it stands. Raises ConfigError."""
     problems = Problems()
     try:
-        root = read_document(path, environ, problems)
+        return read_file(path, problems)
+    except Invalid:
+        raise problems.error() from None
+
+
+def decode(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
+    """What `data`, the contents of the file `path`, says. Raises ConfigError, as `load` does."""
+    problems = Problems()
+    try:
+        root = read_document(data, path, environ, problems)
     except Invalid:
         raise problems.error() from None
     decoder = Decoder(problems)
