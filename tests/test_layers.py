@@ -13,6 +13,7 @@ LAYERS = (
     "store", "auth", "ledger", "limits",
     "upstream",
     "providers",
+    "routing",
     "filters.base",  # what a filter is given: the parts of a running gateway
     "endpoints", "surfaces",
     "filters",
