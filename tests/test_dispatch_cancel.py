@@ -101,9 +101,9 @@ class Bench:
         services = running.services
         await self._settled()
         for name, each in services.upstreams.items():
-            assert each.caller.gate.active == 0, f"{name}: a place is lost"
-            assert each.caller.gate.waiting == 0
-            assert each.caller.stats().active == 0, f"{name}: a connection is lost"
+            assert each.credentials.active == 0, f"{name}: a place is lost"
+            assert each.credentials.waiting == 0
+            assert each.credentials.stats().active == 0, f"{name}: a connection is lost"
         assert running.requests == 0
         assert self.gateway.metrics.registry.get_sample_value("xrouter_in_flight") == 0
 

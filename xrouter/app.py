@@ -22,12 +22,14 @@ from xrouter.limits.open import open_limits
 from xrouter.limits.store import LimitStore
 from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
+from xrouter.observe.snapshots import exposition, merge, take
 from xrouter.providers.upstreams import build_upstreams
 from xrouter.store.accounts import Accounts
 from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
 from xrouter.upstream.breaker import Breakers
 from xrouter.wire import encode_json
+from xrouter.workers.fleet import FleetLink
 from xrouter.world import RealWorld, World
 
 log = logging.getLogger("xrouter.app")
@@ -50,7 +52,19 @@ class _Running:
         if self.retired and self.requests == 0:
             await self.chain.aclose()
             for upstream in self.services.upstreams.values():
-                await upstream.caller.aclose()
+                await upstream.credentials.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A configuration that is built and started, and serves nothing yet: `Gateway.commit` it, or close it."""
+
+    settings: Settings
+    running: _Running
+
+    async def aclose(self) -> None:
+        self.running.retired = True
+        await self.running.close_if_done()
 
 
 class Gateway:
@@ -62,6 +76,9 @@ class Gateway:
         self.log_writer = log_writer or LogWriter()
         self.metrics = Metrics()
         self.draining = False
+        self.in_flight = 0  # requests of the data plane
+        self.served = 0
+        self.fleet: FleetLink | None = None  # who else serves with this process; set by who starts it
         self._engine: AsyncEngine | None = None
         self._keys: KeyRing | None = None
         self._ledger: Ledger | None = None
@@ -107,8 +124,16 @@ class Gateway:
 
         The store and what belongs to the listener stay as they were started.
         """
-        old, new = self._running, await self._build(settings)
-        self._running, self.settings = new, settings
+        await self.commit(await self.prepare(settings))
+
+    async def prepare(self, settings: Settings) -> Prepared:
+        """The first half of a reload: build and start what `settings` say. Raises what a filter's start() raises."""
+        return Prepared(settings, await self._build(settings))
+
+    async def commit(self, prepared: Prepared) -> None:
+        """The second half: it takes over, and what began under the old configuration ends under it."""
+        old, new = self._running, prepared.running
+        self._running, self.settings = new, prepared.settings
         if old is not None:
             self.metrics.registry.unregister(old.collector)
             old.retired = True
@@ -158,7 +183,7 @@ class Gateway:
             await self._serve(scope, receive, send)
         elif path == "/metrics":
             await self._prove()
-            await _answer(send, 200, self.metrics.exposition(), CONTENT_TYPE)
+            await _answer(send, 200, await self._exposition(), CONTENT_TYPE)
         elif path == "/health/live":
             await _answer_json(send, 200, {"status": "ok"})
         elif path == "/health/ready":
@@ -177,10 +202,13 @@ class Gateway:
         running = self._running
         assert running is not None
         running.requests += 1
+        self.in_flight += 1
         try:
             await running.edge(scope, receive, send)
         finally:
             running.requests -= 1
+            self.in_flight -= 1
+            self.served += 1
             if running.retired and running.requests == 0:
                 closing = asyncio.create_task(running.close_if_done(), name="closing an old configuration")
                 self._closings.add(closing)
@@ -193,6 +221,11 @@ class Gateway:
             self.metrics.ledger_imbalance.set(await Accounts(self._engine).imbalance_nano())
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             log.warning("the ledger's sums cannot be read: %s", reason(error))
+
+    async def _exposition(self) -> bytes:
+        """The metrics of all processes that serve with this one."""
+        others = (await self.fleet.view()).metrics if self.fleet is not None else []
+        return exposition(merge([take(self.metrics.registry), *others]))
 
     def _ready(self) -> bool:
         return not self.draining and self._keys is not None and self._keys.lag_s < _STALE_KEYS_S
@@ -208,12 +241,11 @@ class Gateway:
         open_places = self._running.services.breakers.open()
         for name, upstream in self._running.services.upstreams.items():
             left_alone = [model for place, model in open_places if place == name]
-            gate = upstream.caller.gate
             components[f"upstream:{name}"] = {
                 "status": "failing" if left_alone else "ok",
                 "models_left_alone": left_alone,
-                "calls_active": gate.active,
-                "calls_waiting": gate.waiting,
+                "calls_active": upstream.credentials.active,
+                "calls_waiting": upstream.credentials.waiting,
             }
         return components
 

@@ -17,11 +17,11 @@ from xrouter.filters.base import Receive, Scope, Send, Services
 from xrouter.keepalive import KeepAlive
 from xrouter.leaving import ClientWatch
 from xrouter.providers.base import Purpose, Translator
-from xrouter.providers.upstreams import Upstream
 from xrouter.retries import retry_wait_s
 from xrouter.surfaces.base import AnswerHead, Renderer
 from xrouter.surfaces.openai import renderer
 from xrouter.upstream.base import UpstreamRequest, UpstreamResponse, read_whole
+from xrouter.upstream.caller import Caller
 
 _ERROR_BODY_BYTES = 1024 * 1024
 _TAIL_S = 1.0  # how long an upstream that has said everything may take to end its answer
@@ -199,9 +199,10 @@ class _Relay:
         if self.renderer.streams and self.keep_alive is None:
             self.keep_alive = KeepAlive(self._comment)
         began = self.world.monotonic()
-        async with upstream.caller.gate.place(ctx.principal.account):
-            request = await self._prepared(translator, upstream)
-            response = await upstream.caller.open(request)
+        caller = upstream.credentials.choose(target.model, conversation(ctx)).caller
+        async with caller.gate.place(ctx.principal.account):
+            request = await self._prepared(translator, caller)
+            response = await caller.open(request)
             try:
                 if not 200 <= response.status < 300:
                     raise translator.error(await read_whole(response, _ERROR_BODY_BYTES))
@@ -229,13 +230,13 @@ class _Relay:
         self.delivered.clear()
         self.delivered_tokens = 0
 
-    async def _prepared(self, translator: Translator, upstream: Upstream) -> UpstreamRequest:
+    async def _prepared(self, translator: Translator, caller: Caller) -> UpstreamRequest:
         """The call itself, after the requests that have to go before it."""
         exchange = translator.exchange()
         try:
             request = next(exchange)
             while True:
-                request = exchange.send(await upstream.caller.fetch(request))
+                request = exchange.send(await caller.fetch(request))
         except StopIteration as done:
             return cast(UpstreamRequest, done.value)
 

@@ -1,6 +1,6 @@
 """A secret that cannot be printed by accident: redaction by type, not at call sites (incident I-27)."""
 
-from typing import Final
+from typing import Final, TypeVar
 
 
 class Secret:
@@ -33,3 +33,13 @@ class Secret:
 
     def __reduce__(self) -> tuple[type["Secret"], tuple[str]]:
         raise TypeError("a secret is not serialised")
+
+
+T = TypeVar("T")
+
+
+def each(value: T | tuple[T, ...] | None) -> tuple[T, ...]:
+    """One credential, several, or none, as the several that are set: an empty one is an absent one."""
+    if not isinstance(value, tuple):
+        value = () if value is None else (value,)
+    return tuple(item for item in value if item)

@@ -154,7 +154,7 @@ tiers: {Free: {requests: [often]}}
     ]  # fmt: skip
     assert found[4] == (
         "5:35: unknown key 'base_ulr'; known: api_key, auth_url, base_url, concurrency, engine, keep_alive_s, key_file, "
-        "loud, provider, proxy, queue_s, scope, timeouts, tls, token, wait_s; did you mean 'base_url'?"
+        "loud, provider, proxy, queue_s, quota_rest_s, scope, timeouts, tls, token, wait_s; did you mean 'base_url'?"
     )
 
 

@@ -61,6 +61,7 @@ upstreams
     tls: {ca_file: null, verify: true, cert_file: null, key_file: null, key_password: null}
     timeouts: {connect_s: 10.0, first_byte_s: 60.0, idle_s: 180.0, total_s: 600.0}
     queue_s: 30.0
+    quota_rest_s: 600.0
     proxy: http://***@proxy:3128
     keep_alive_s: 30.0
     scope: ONE
@@ -72,6 +73,7 @@ upstreams
     tls: {ca_file: null, verify: true, cert_file: null, key_file: null, key_password: null}
     timeouts: {connect_s: 10.0, first_byte_s: 60.0, idle_s: 180.0, total_s: 600.0}
     queue_s: 30.0
+    quota_rest_s: 600.0
     keep_alive_s: 30.0
     scope: ONE
     auth_url: http://127.0.0.1:1/auth

@@ -15,7 +15,7 @@ from xrouter.config.document import Entry, MappingNode, Node, ScalarNode, Sequen
 from xrouter.config.leaves import LEAVES, decode_leaf, leaf_expectation
 from xrouter.config.problems import Invalid, Place, Problems
 from xrouter.config.rules import item_fault, value_fault
-from xrouter.secret import Secret
+from xrouter.secret import Secret, each
 
 Custom = Mapping[str, Callable[[Entry], object]]
 """Fields that the caller decodes itself, by name."""
@@ -190,8 +190,8 @@ def hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def is_secret(annotation: Any) -> bool:
-    """Whether a field with this annotation holds a Secret."""
-    return Secret in _alternatives(annotation)
+    """Whether a field with this annotation holds a Secret, or several."""
+    return not {Secret, tuple[Secret, ...]}.isdisjoint(_alternatives(annotation))
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
@@ -242,7 +242,9 @@ def _empty_message(name: str, node: ScalarNode) -> str:
 
 def _concealed(message: str, node: Node, values: Iterable[Any]) -> str:
     """`message`, from a class that checks its own values, without any that the environment or a secret supplied."""
-    hidden = set(_from_environment(node)) | {value.reveal() for value in values if isinstance(value, Secret)}
+    hidden = set(_from_environment(node)) | {
+        secret.reveal() for value in values for secret in each(value) if isinstance(secret, Secret)
+    }
     for text in sorted(hidden, key=len, reverse=True):
         if text:
             message = message.replace(text, "***")

@@ -44,7 +44,9 @@ def value_fault(cls: type[Any], field: str, value: Any) -> str | None:
     for base in cls.__mro__:
         if rule := _RULES.get((base, field)):
             return rule(value)
-    return next((rule(value) for suffix, rule in _BY_SUFFIX.items() if field.endswith(suffix)), None)
+    rule = next((rule for suffix, rule in _BY_SUFFIX.items() if field.endswith(suffix)), None)
+    items = value if isinstance(value, tuple) else (value,)
+    return next((fault for item in items if rule and (fault := rule(item))), None)
 
 
 def item_fault(cls: type[Any], field: str, item: Any) -> str | None:

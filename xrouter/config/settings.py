@@ -61,8 +61,9 @@ class UpstreamSettings:
     base_url: str
     tls: Tls = field(default_factory=Tls)
     timeouts: Timeouts = field(default_factory=Timeouts)
-    concurrency: int | None = None  # simultaneous calls; None: the provider's own default
+    concurrency: int | None = None  # simultaneous calls of each credential; None: the provider's own default
     queue_s: float = 30.0  # the longest wait for a free place
+    quota_rest_s: float = 600.0  # how long one of several credentials is left alone once its package is used up
     engine: Literal["http1", "httpx2"] | None = None  # None: http1, or httpx2 where `proxy` is set
     proxy: str | None = field(default=None, repr=False)  # may hold a password
     keep_alive_s: float = 30.0  # an idle pooled connection is closed after that

@@ -11,7 +11,7 @@ import msgspec
 from xrouter.config.decode import hints, is_secret
 from xrouter.config.order import DISPATCH_NEEDS
 from xrouter.config.settings import ModelSettings, Price, Rates, Settings, UpstreamSettings
-from xrouter.secret import Secret
+from xrouter.secret import Secret, each
 
 Plain = str | int | float | bool | None | list[Any] | dict[str, Any]
 
@@ -99,7 +99,7 @@ def _upstream(name: str, upstream: UpstreamSettings) -> UpstreamSummary:
     for field in fields(upstream):
         value = getattr(upstream, field.name)
         if is_secret(annotations[field.name]):
-            credentials[field.name] = bool(value)
+            credentials[field.name] = bool(each(value))
         elif field.name not in ("provider", "base_url"):
             settings[field.name] = _plain(value)
     return UpstreamSummary(name, upstream.provider, upstream.base_url, credentials, settings)
@@ -112,7 +112,9 @@ def _model(model_id: str, model: ModelSettings) -> ModelSummary:
     routes = tuple(
         f"{route.upstream}: {route.model}"
         + (f" ({route.surface})" if route.surface else "")
-        + (f" ×{route.weight}" if route.weight != 1 else "")
+        + (f" ×{route.weight}" if route.weight is not None else "")
+        + (f", canary {route.canary:g} %" if route.canary else "")
+        + (f", shadow {route.shadow:g} %" if route.shadow else "")
         for route in model.routes
     )
     return ModelSummary(model_id, model.kind, tuple(names), routes, _price(model.price))

@@ -155,12 +155,12 @@ class ServicesCollector(Collector):
         opened = CounterMetricFamily("xrouter_upstream_connections_opened", "Connections made", labels=["upstream"])
         gate = GaugeMetricFamily("xrouter_upstream_calls", "Calls under way and waiting", labels=["upstream", "state"])
         for name, upstream in self._services.upstreams.items():
-            stats = upstream.caller.stats()
+            stats = upstream.credentials.stats()
             pool.add_metric([name, "idle"], stats.idle)
             pool.add_metric([name, "active"], stats.active)
             opened.add_metric([name], stats.opened)
-            gate.add_metric([name, "active"], upstream.caller.gate.active)
-            gate.add_metric([name, "waiting"], upstream.caller.gate.waiting)
+            gate.add_metric([name, "active"], upstream.credentials.active)
+            gate.add_metric([name, "waiting"], upstream.credentials.waiting)
         yield from (pool, opened, gate)
         breakers = GaugeMetricFamily(
             "xrouter_breaker_open", "Targets that are left alone", labels=["upstream", "model"]

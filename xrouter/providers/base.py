@@ -29,13 +29,14 @@ class Purpose:
     """What a translator may know of a request besides the call: nothing that identifies a person to the provider.
 
     `conversation` is stable for one client and one conversation, and unlike for any other client: what a provider's prompt
-    cache goes by.
+    cache goes by; '' for a provider that has no use for it. `credential`: which of the upstream's credentials signs.
     """
 
     generation_id: str
     request_id: str
     conversation: str
     model: ModelSettings
+    credential: int = 0
 
 
 class Translator(ABC):
@@ -78,15 +79,21 @@ class Provider(ABC):
     """One configured upstream's protocol. Holds no connection; made once per upstream."""
 
     Config: ClassVar[type[UpstreamSettings]]
-    default_concurrency: ClassVar[int | None] = None
+    default_concurrency: ClassVar[int | None] = None  # of one credential
+    uses_conversation: ClassVar[bool] = True  # whether `Purpose.conversation` is worth finding out
     supported_parameters: ClassVar[frozenset[str]]  # request fields that have an effect (OpenRouter's names)
 
     @abstractmethod
     def __init__(self, config: Any, world: World) -> None: ...
 
+    @property
+    def credentials(self) -> int:
+        """How many credentials there are, each with a limit of its own at the provider."""
+        return 1
+
     @abstractmethod
-    def sign_in(self) -> SignIn | TokenFlow:
-        """How requests are signed: with fixed headers, or with tokens from a flow."""
+    def sign_in(self, credential: int = 0) -> SignIn | TokenFlow:
+        """How requests are signed with that credential: with fixed headers, or with tokens from a flow."""
 
     @abstractmethod
     def translator(self, call: Call, target: Target, purpose: Purpose) -> Translator: ...

@@ -63,19 +63,25 @@ class GigaChat(Provider):
         self._world = world
         self._api = GigaChatApi(config.base_url)
         self._errors = ErrorReader(world, config.secrets())
-        self._uploads = UploadedImages(world, config.image_ttl_s)
+        self._uploads = [
+            UploadedImages(world, config.image_ttl_s) for _ in range(self.credentials)
+        ]  # a file is its key's
 
     @property
     def default_concurrency(self) -> int | None:  # type: ignore[override]  # read like the class variable
         """Section 11: one request at a time for a person, ten for a company."""
         return 1 if self._config.scope == "GIGACHAT_API_PERS" else 10
 
-    def sign_in(self) -> SignIn | TokenFlow:
+    @property
+    def credentials(self) -> int:
+        return max(1, len(self._config.keys))
+
+    def sign_in(self, credential: int = 0) -> SignIn | TokenFlow:
         config = self._config
         if config.access_token:
             return FixedSignIn(bearer(config.access_token.reveal()))
-        if config.credentials:
-            return GigaChatTokenFlow(config.auth_url, config.credentials, config.scope, self._world)
+        if config.keys:
+            return GigaChatTokenFlow(config.auth_url, config.keys[credential], config.scope, self._world)
         if config.user and config.password:
             return PasswordTokenFlow(config.base_url, config.user, config.password, self._world)
         return FixedSignIn()  # the client certificate says who we are
@@ -90,7 +96,7 @@ class GigaChat(Provider):
             api=self._api,
             config=self._config,
             errors=self._errors,
-            uploads=self._uploads,
+            uploads=self._uploads[purpose.credential],
             world=self._world,
         )
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from xrouter.config.settings import UpstreamSettings
 from xrouter.providers.gigachat_oauth import authorization_key
-from xrouter.secret import Secret
+from xrouter.secret import Secret, each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class GigaChatConfig(UpstreamSettings):
 
     base_url: str = "https://api.giga.chat/v1"
     auth_url: str = "https://ngw.devices.sberbank.ru:9443/api/v2/oauth"
-    credentials: Secret | None = None  # the authorization key: base64 of client id and secret
+    credentials: Secret | tuple[Secret, ...] | None = None  # the authorization key: base64 of client id and secret
     scope: Literal["GIGACHAT_API_PERS", "GIGACHAT_API_B2B", "GIGACHAT_API_CORP"] = "GIGACHAT_API_PERS"
     user: str | None = None
     password: Secret | None = None
@@ -39,7 +39,7 @@ class GigaChatConfig(UpstreamSettings):
         methods = [
             name
             for name, value in (
-                ("credentials", self.credentials),
+                ("credentials", self.keys),
                 ("user and password", self.user),
                 ("access_token", self.access_token),
             )
@@ -52,7 +52,7 @@ class GigaChatConfig(UpstreamSettings):
                 "no way of signing in: set credentials (the authorization key), user and password, access_token, "
                 "or tls.cert_file for a client certificate"
             )
-        for name, secret in (("credentials", self.credentials), ("access_token", self.access_token)):
+        for name, secret in (*(("credentials", key) for key in self.keys), ("access_token", self.access_token)):
             text = authorization_key(secret.reveal()) if secret else ""
             if not text.isascii() or not text.isprintable() or " " in text:
                 raise ValueError(f"{name} holds spaces or letters that no key has")
@@ -61,11 +61,16 @@ class GigaChatConfig(UpstreamSettings):
         if self.update_interval_s is not None and self.update_interval_s < 0:
             raise ValueError("update_interval_s must not be below 0")
 
+    @property
+    def keys(self) -> tuple[Secret, ...]:
+        """The authorization keys; several take turns."""
+        return each(self.credentials)
+
     def secrets(self) -> list[str]:
         """Every secret text in here, in the forms that an upstream could echo."""
-        texts = [secret.reveal() for secret in (self.credentials, self.password, self.access_token) if secret]
-        if self.credentials:
-            key = authorization_key(self.credentials.reveal())
+        texts = [secret.reveal() for secret in (*self.keys, self.password, self.access_token) if secret]
+        for secret in self.keys:
+            key = authorization_key(secret.reveal())
             try:
                 pair = b64decode(key, validate=True).decode()
             except ValueError:

@@ -20,7 +20,7 @@ from xrouter.providers.finish import finish_reason
 from xrouter.providers.openai_errors import error_from, error_inside
 from xrouter.providers.safe_text import safe_type
 from xrouter.providers.sse import DONE, SseDecoder
-from xrouter.secret import Secret
+from xrouter.secret import Secret, each
 from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest, header
 from xrouter.upstream.signin import FixedSignIn, SignIn
 from xrouter.wire import decode_json, encode_json
@@ -51,13 +51,18 @@ _HEADERS: Final = ((b"content-type", b"application/json"), (b"accept", b"applica
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenAIConfig(UpstreamSettings):
-    api_key: Secret | None = None
+    api_key: Secret | tuple[Secret, ...] | None = None  # several take turns
     organization: str | None = None
     stream_usage: bool = True  # ask for usage in streams; a few old servers refuse `stream_options`
+
+    @property
+    def keys(self) -> tuple[Secret, ...]:
+        return each(self.api_key)
 
 
 class OpenAI(Provider):
     Config = OpenAIConfig
+    uses_conversation = False
     supported_parameters = frozenset(
         {
             "temperature", "top_p", "top_k", "max_tokens", "max_completion_tokens", "frequency_penalty", "presence_penalty",
@@ -71,10 +76,14 @@ class OpenAI(Provider):
         self._config = config
         self._world = world
 
-    def sign_in(self) -> SignIn:
+    @property
+    def credentials(self) -> int:
+        return max(1, len(self._config.keys))
+
+    def sign_in(self, credential: int = 0) -> SignIn:
         headers: list[tuple[bytes, bytes]] = []
-        if self._config.api_key:
-            headers.append((b"authorization", f"Bearer {self._config.api_key.reveal()}".encode()))
+        if self._config.keys:
+            headers.append((b"authorization", f"Bearer {self._config.keys[credential].reveal()}".encode()))
         if self._config.organization:
             headers.append((b"openai-organization", self._config.organization.encode()))
         return FixedSignIn(tuple(headers))
@@ -88,7 +97,7 @@ class OpenAI(Provider):
     def read_models(self, answer: UpstreamAnswer) -> Sequence[str]:
         """Raises what an answer other than 2xx means, or UpstreamProtocolError."""
         if not 200 <= answer.status < 300:
-            raise error_from(answer, self._config.api_key, self._world)
+            raise error_from(answer, self._config.keys, self._world)
         try:
             return [model["id"] for model in decode_json(answer.body)["data"]]
         except (ValueError, RecursionError, TypeError, KeyError) as error:
@@ -179,7 +188,7 @@ class OpenAITranslator(Translator):
         return self._done or self._failure is not None
 
     def error(self, answer: UpstreamAnswer) -> XRouterError:
-        return error_from(answer, self._config.api_key, self._world)
+        return error_from(answer, self._config.keys, self._world)
 
     def _chunk(self, data: bytes, events: list[Event]) -> None:
         """One `data:` field. A chunk of plain text, the bulk of a stream, is only scanned for what would need parsing.
@@ -204,7 +213,7 @@ class OpenAITranslator(Translator):
     def _read_chunk(self, data: bytes, events: list[Event]) -> None:
         chunk = _object(data)
         if chunk.get("error"):
-            raise error_inside(chunk["error"], self._config.api_key)
+            raise error_inside(chunk["error"], self._config.keys)
         self._name(chunk)
         if usage := _usage(chunk.get("usage")):
             self.usage = usage
@@ -224,7 +233,7 @@ class OpenAITranslator(Translator):
     def _whole(self, data: bytes) -> Sequence[Event]:
         body = _object(data)
         if body.get("error"):
-            raise error_inside(body["error"], self._config.api_key)
+            raise error_inside(body["error"], self._config.keys)
         self._name(body)
         self.usage = _usage(body.get("usage"))
         items = body.get("data" if self._call.kind == "embeddings" else "choices")

@@ -1,5 +1,6 @@
 """What an OpenAI-compatible upstream's failures mean."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from xrouter.errors import ContextLengthExceeded, UpstreamQuotaExhausted, XRouterError
@@ -14,27 +15,27 @@ from xrouter.world import World
 _CONTEXT_CODES: Final = frozenset({"context_length_exceeded", "string_above_max_length"})
 
 
-def error_from(answer: UpstreamAnswer, key: Secret | None, world: World) -> XRouterError:
+def error_from(answer: UpstreamAnswer, keys: Sequence[Secret], world: World) -> XRouterError:
     """The error that an answer other than 2xx stands for. The upstream's text reaches a client only if it explains a 400."""
     try:
         body = decode_json(answer.body)
     except (ValueError, RecursionError):
         body = None
     inner = body.get("error", body) if isinstance(body, dict) else None
-    code, said = _said(inner, key)
+    code, said = _said(inner, keys)
     return _meaning(answer.status, code, said, inner is not None, retry_after_s(answer.headers, world))
 
 
-def error_inside(inner: Any, key: Secret | None) -> XRouterError:
+def error_inside(inner: Any, keys: Sequence[Secret]) -> XRouterError:
     """The error that an error object inside a 2xx answer or a stream stands for."""
-    code, said = _said(inner, key)
+    code, said = _said(inner, keys)
     status = inner.get("code") if isinstance(inner, dict) else None
     return _meaning(status if isinstance(status, int) and 400 <= status < 600 else 502, code, said, True, None)
 
 
-def _said(inner: Any, key: Secret | None) -> tuple[str, str]:
+def _said(inner: Any, keys: Sequence[Secret]) -> tuple[str, str]:
     """The upstream's code (or type) and its message, fit to show."""
-    secrets = [key.reveal()] if key else []
+    secrets = [key.reveal() for key in keys]
     if isinstance(inner, str):
         return "", safe_text(inner, secrets)
     if not isinstance(inner, dict):

@@ -1,4 +1,4 @@
-"""The configured upstreams, running: a provider's protocol and the connections that carry it."""
+"""The configured upstreams, running: a provider's protocol and the credentials that its calls go out with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from xrouter.config.settings import UpstreamSettings
 from xrouter.providers.base import Provider
 from xrouter.registry import provider_class
+from xrouter.retries import RetryBudget
 from xrouter.upstream.caller import Caller
+from xrouter.upstream.credentials import Credentials
 from xrouter.world import World
 
 
@@ -15,14 +17,25 @@ class Upstream:
     name: str
     settings: UpstreamSettings
     provider: Provider
-    caller: Caller
+    credentials: Credentials
+    retry_budget: RetryBudget
 
 
 def build_upstreams(settings: Mapping[str, UpstreamSettings], world: World) -> dict[str, Upstream]:
     """One `Upstream` per configured name. No I/O: connections are made by the first call."""
-    upstreams = {}
-    for name, upstream in settings.items():
-        provider: Provider = provider_class(upstream.provider)(upstream, world)
-        caller = Caller(name, upstream, provider.sign_in(), provider.default_concurrency, world)
-        upstreams[name] = Upstream(name, upstream, provider, caller)
-    return upstreams
+    return {name: _build(name, upstream, world) for name, upstream in settings.items()}
+
+
+def _build(name: str, settings: UpstreamSettings, world: World) -> Upstream:
+    provider: Provider = provider_class(settings.provider)(settings, world)
+    callers = [
+        Caller(
+            f"{name}[{index}]" if provider.credentials > 1 else name,
+            settings,
+            provider.sign_in(index),
+            provider.default_concurrency,
+            world,
+        )
+        for index in range(provider.credentials)
+    ]
+    return Upstream(name, settings, provider, Credentials(callers, settings.quota_rest_s, world), RetryBudget(world))

@@ -48,6 +48,7 @@ class YandexGPT(Provider):
     """One folder at Yandex, with the credentials that belong to it."""
 
     Config = YandexGPTSettings
+    uses_conversation = False
     default_concurrency: ClassVar[int | None] = 10  # a folder's quota of simultaneous generations (section 14)
     supported_parameters = _ALWAYS | _TOOLS | _REASONING | _EMBEDDING
 
@@ -56,20 +57,23 @@ class YandexGPT(Provider):
         self._world = world
         self._access = Access(config, world)
 
-    def sign_in(self) -> SignIn | TokenFlow:
+    @property
+    def credentials(self) -> int:
+        return max(1, len(self._config.api_keys), len(self._config.key_files))
+
+    def sign_in(self, credential: int = 0) -> SignIn | TokenFlow:
         config = self._config
-        if config.api_key:
-            return FixedSignIn(((b"authorization", b"Api-Key " + config.api_key.reveal().encode()),))
+        if config.api_keys:
+            return FixedSignIn(((b"authorization", b"Api-Key " + config.api_keys[credential].reveal().encode()),))
         if config.iam_token:
             return FixedSignIn(bearer(config.iam_token.reveal()))
         if config.oauth_token:
             return IamFlow.for_person(config.iam_url, config.oauth_token, self._world)
         if config.metadata_url:
             return MetadataFlow(config.metadata_url, self._world)
-        assert config.service_account_key_file, "the settings hold exactly one way to sign in"
         from xrouter.providers.yandexgpt_key import load_key  # see there why not above
 
-        key = load_key(config.service_account_key_file)
+        key = load_key(config.key_files[credential])
         return IamFlow.for_service_account(config.iam_url, key, config.iam_audience, self._world)
 
     def translator(self, call: Call, target: Target, purpose: Purpose) -> Translator:

@@ -31,7 +31,7 @@ class Access:
         self._native_headers: Headers = (*common, (b"x-folder-id", folder))
         self._openai_headers: Headers = (*common, (b"openai-project", folder))
         self._secrets: Sequence[Secret] = tuple(
-            secret for secret in (settings.api_key, settings.iam_token, settings.oauth_token) if secret
+            secret for secret in (*settings.api_keys, settings.iam_token, settings.oauth_token) if secret
         )
 
     def native(

@@ -1,10 +1,11 @@
 """What an operator writes about a Yandex upstream."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from xrouter.config.settings import UpstreamSettings
 from xrouter.providers.yandexgpt_iam import AUDIENCE
-from xrouter.secret import Secret
+from xrouter.secret import Secret, each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,11 +15,15 @@ class YandexGPTSettings(UpstreamSettings):
     Raises ValueError, with a sentence for the operator.
     """
 
+    obeys_deny: ClassVar[bool] = True  # by the header x-data-logging-enabled
+
     folder: str  # the credential's folder; stands in every model's URI
     base_url: str = "https://llm.api.cloud.yandex.net"
-    api_key: Secret | None = None  # a service account's API key
+    api_key: Secret | tuple[Secret, ...] | None = None  # a service account's API key; several take turns
     iam_token: Secret | None = None  # a fixed IAM token, at most 12 hours old: for trying things out
-    service_account_key_file: str | None = None  # the JSON file of an authorised key, exchanged for IAM tokens
+    service_account_key_file: str | tuple[str, ...] | None = (
+        None  # the JSON of an authorised key, exchanged for IAM tokens
+    )
     oauth_token: Secret | None = None  # a person's OAuth token, exchanged for IAM tokens
     metadata_url: str | None = None  # the token address of a virtual machine's metadata service
     iam_url: str = "https://iam.api.cloud.yandex.net/iam/v1/tokens"
@@ -34,9 +39,9 @@ class YandexGPTSettings(UpstreamSettings):
         if "/" in self.folder or ":" in self.folder:
             raise ValueError("`folder` is an id such as b1g…, not an address")
         ways = {
-            "api_key": self.api_key,
+            "api_key": self.api_keys,
             "iam_token": self.iam_token,
-            "service_account_key_file": self.service_account_key_file,
+            "service_account_key_file": self.key_files,
             "oauth_token": self.oauth_token,
             "metadata_url": self.metadata_url,
         }
@@ -46,7 +51,16 @@ class YandexGPTSettings(UpstreamSettings):
             raise ValueError(f"exactly one of {', '.join(ways)} signs in to Yandex, but {found}")
         if self.hold_back_chars < 0:
             raise ValueError("`hold_back_chars` is a number of characters, 0 or more")
-        if self.service_account_key_file:
+        if self.key_files:
             from xrouter.providers.yandexgpt_key import load_key  # see there why not above
 
-            load_key(self.service_account_key_file)
+            for file in self.key_files:
+                load_key(file)
+
+    @property
+    def api_keys(self) -> tuple[Secret, ...]:
+        return each(self.api_key)
+
+    @property
+    def key_files(self) -> tuple[str, ...]:
+        return each(self.service_account_key_file)

@@ -50,8 +50,9 @@ class TokenShapes:
         if exchange is None or not self._breakers.admits(target.upstream, target.model):
             return None
         try:
-            async with asyncio.timeout(_PATIENCE_S), upstream.caller.gate.place(ctx.principal.account):
-                return await _run(exchange, upstream.caller)
+            caller = upstream.credentials.choose(target.model).caller
+            async with asyncio.timeout(_PATIENCE_S), caller.gate.place(ctx.principal.account):
+                return await _run(exchange, caller)
         except (UpstreamError, TimeoutError) as error:
             _log.info(
                 "request %s: tokens are estimated, %s did not count them: %s", ctx.request_id, target.upstream, error

@@ -48,6 +48,11 @@ class Gate:
         self.active = 0
         self.waiting = 0
 
+    @property
+    def free(self) -> bool:
+        """Whether a call would get a place at once."""
+        return self._places is None or self.active < self._places
+
     def place(self, key: str) -> Place:
         return Place(self, key)
 
