@@ -108,7 +108,22 @@ def test_upstream_that_breaks_a_rule(problems_of, sheet, keys, problem):
         ("name: x", "a/b has no price; a model that costs nothing says `price: free`"),
         ("price: free\n    routes: []", "5:13: a model needs at least one route"),
         ("price: free\n    routes: [{upstream: up, model: ''}]", "5:36: must not be empty"),
-        ("price: free\n    routes: [{upstream: up, model: m, weight: 0}]", "5:47: expected a number from 1 to 1000000"),
+        ("price: free\n    routes: [{upstream: up, model: m, weight: -1}]", "5:47: expected a number from 0 to 1000000"),
+        ("price: free\n    routes: [{upstream: up, model: m, canary: 101}]", "5:47: expected a number from 0 to 100"),
+        ("price: free\n    routes: [{upstream: up, model: m, shadow: -1}]", "5:47: expected a number from 0 to 100"),
+        (
+            "price: free\n    routes: [{upstream: up, model: m, canary: 1, shadow: 1}]",
+            "5:13: a route is a canary or a shadow, not both",
+        ),
+        (
+            "price: free\n    routes: [{upstream: up, model: m, canary: 1}, {upstream: up, model: n, shadow: 1}]",
+            "5:13: a model needs at least one route that is neither a canary nor a shadow",
+        ),
+        (
+            "price: free\n    routes: [{upstream: up, model: m}, {upstream: up, model: n, canary: 60},"
+            " {upstream: up, model: o, canary: 41.5}]",
+            "5:13: the canaries of a model have 100 percent together, not 101.5",
+        ),
         ("price: free\n    routes: [{upstream: down, model: m}]", "5:25: unknown upstream 'down'; known: up"),
         ("price: free\n    context: 0", "5:14: expected a number of at least 1"),
         ("price: free\n    max_output: 0", "5:17: expected a number of at least 1"),

@@ -64,6 +64,7 @@ upstreams
     quota_rest_s: 600.0
     proxy: http://***@proxy:3128
     keep_alive_s: 30.0
+    zdr: false
     scope: ONE
     auth_url: http://127.0.0.1:1/auth
     wait_s: 1.5
@@ -75,6 +76,7 @@ upstreams
     queue_s: 30.0
     quota_rest_s: 600.0
     keep_alive_s: 30.0
+    zdr: false
     scope: ONE
     auth_url: http://127.0.0.1:1/auth
     wait_s: 1.5
@@ -88,7 +90,7 @@ models
     price: free
 
 tiers
-  free: {requests: [20/minute], tokens: [], concurrency: 5, strategy: sliding_window}"""
+  free: {requests: [20/minute], tokens: [], concurrency: 5, strategy: sliding_window, models: null, upstreams: null}"""
 
 
 def test_description(load_text):

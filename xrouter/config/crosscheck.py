@@ -4,7 +4,7 @@ Models are checked on the tree and not on decoded values, so that one wrong type
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ _ALIAS: Final = re.compile(r"[A-Za-z0-9][\w.:/@-]{0,199}", re.ASCII)
 _VARIANT: Final = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _TIER: Final = re.compile(r"[a-z0-9_]+")
 _DEFAULT_VARIANT: Final = "latest"
+_MOST_NAMES: Final = 20  # that one message tells
 _DEFAULT_STORE: Final = next(field.default for field in fields(Settings) if field.name == "store")
 
 
@@ -45,11 +46,28 @@ def check_models(root: MappingNode, problems: Problems) -> None:
 
 
 def check_tiers(root: MappingNode, problems: Problems) -> None:
-    """A tier's name stands in its keys (`xr-<tier>-…`), so it has no hyphen."""
+    """A tier's name stands in its keys (`xr-<tier>-…`), so it has no hyphen; what it allows is there to be allowed."""
     tiers = _child(root, "tiers")
     for name, entry in tiers.entries.items() if isinstance(tiers, MappingNode) else ():
         if not _TIER.fullmatch(name):
             problems.add(entry.place, "a tier's name is small letters, digits and _: it is a part of its keys")
+        _check_known(entry.value, "upstreams", _child(root, "upstreams"), problems)
+        _check_known(entry.value, "models", _child(root, "models"), problems)
+
+
+def _check_known(tier: Node, key: str, section: Node | None, problems: Problems) -> None:
+    """The names in a tier's list `key` stand in `section`; a variant of a model, or all of an author's, do too."""
+    if not isinstance(section, MappingNode):
+        return
+    known = set(section.entries)
+    if key == "models":
+        known |= {f"{model_id.partition('/')[0]}/*" for model_id in section.entries}
+        for model_id, entry in section.entries.items():
+            variants = _child(entry.value, "variants")
+            known |= {f"{model_id}:{suffix}" for suffix in _keys(variants)}
+    for node in _scalars(_child(tier, key)):
+        if not node.empty and node.text not in known:
+            problems.add(node.place, f"unknown {key[:-1]} {_quoted(node)}; known: {_few(section.entries)}")
 
 
 def check_workers(root: MappingNode, values: Mapping[str, Any], problems: Problems) -> None:
@@ -142,6 +160,14 @@ def _scalars(node: Node | None) -> Iterator[ScalarNode]:
 def _child(node: Node | None, name: str) -> Node | None:
     entry: Entry | None = node.entries.get(name) if isinstance(node, MappingNode) else None
     return entry.value if entry else None
+
+
+def _keys(node: Node | None) -> Iterable[str]:
+    return node.entries if isinstance(node, MappingNode) else ()
+
+
+def _few(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)[:_MOST_NAMES]) or "none"
 
 
 def _quoted(node: ScalarNode) -> str:

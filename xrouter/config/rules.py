@@ -100,6 +100,17 @@ def _price_changes(changes: tuple[Price, ...]) -> str | None:
     return None if sorted(set(dates), key=str) == dates else "changes of a price stand in the order of their dates"
 
 
+def _routes(routes: tuple[RouteSettings, ...]) -> str | None:
+    if not routes:
+        return "a model needs at least one route"
+    if any(route.canary and route.shadow for route in routes):
+        return "a route is a canary or a shadow, not both"
+    if all(route.canary or route.shadow for route in routes):
+        return "a model needs at least one route that is neither a canary nor a shadow"
+    percent = sum(route.canary for route in routes)
+    return None if percent <= 100 else f"the canaries of a model have 100 percent together, not {percent:g}"
+
+
 def _host(value: str) -> str | None:
     return None if _VISIBLE.fullmatch(value) else "expected an address or a host's name"
 
@@ -198,7 +209,9 @@ _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (UpstreamSettings, "concurrency"): _at_least(1),
     (UpstreamSettings, "proxy"): _proxy,
     (RouteSettings, "model"): _not_empty,
-    (RouteSettings, "weight"): _between(1, 1_000_000),
+    (RouteSettings, "weight"): _between(0, 1_000_000),
+    (RouteSettings, "canary"): _between(0, 100),
+    (RouteSettings, "shadow"): _between(0, 100),
     (Rates, "input"): _amount,
     (Rates, "output"): _amount,
     (Rates, "cached_input"): _amount,
@@ -208,7 +221,7 @@ _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (Rates, "per"): _per,
     (Price, "since"): _date,
     (ModelSettings, "price_changes"): _price_changes,
-    (ModelSettings, "routes"): lambda routes: None if routes else "a model needs at least one route",
+    (ModelSettings, "routes"): _routes,
     (ModelSettings, "context"): _at_least(1),
     (ModelSettings, "max_output"): _at_least(1),
     (ModelSettings, "inputs"): _not_empty,

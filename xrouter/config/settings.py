@@ -6,12 +6,18 @@ Field docstrings are not repeated in docs by hand: `tests/test_docs.py` holds ev
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from xrouter.secret import Secret
 
 Strategy = Literal["fixed_window", "sliding_window", "token_bucket"]
 """How a limit counts; xrouter.limits.windows says what each means."""
+
+DEFAULT_TIER: Final = "default"
+"""The tier of a key without one, if the configuration has it."""
+
+Balance = Literal["weighted", "least_busy", "latency", "cheapest", "order"]
+"""Which of a model's routes goes first; xrouter.routing.balance says what each means."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +25,8 @@ class Server:
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
+    reuse_port: bool = False  # another instance may listen at the same address: how a new version takes over
+    watch_config: bool = True  # a changed configuration file is loaded; a broken one is refused whole and reported
     drain_s: float = 30.0
     header_timeout_s: float = 10.0  # the whole head of a request must have come by then
     body_timeout_s: float = 30.0  # the longest pause while a body is coming
@@ -56,6 +64,7 @@ class UpstreamSettings:
     """What every upstream has. A provider's own Config adds its keys: credentials, scope, folder, …"""
 
     bills_cached_input: ClassVar[bool] = True  # whether the provider bills cached input; a price can say otherwise
+    obeys_deny: ClassVar[bool] = False  # whether the provider keeps nothing of a call that is sent with that wish
 
     provider: str
     base_url: str
@@ -67,6 +76,8 @@ class UpstreamSettings:
     engine: Literal["http1", "httpx2"] | None = None  # None: http1, or httpx2 where `proxy` is set
     proxy: str | None = field(default=None, repr=False)  # may hold a password
     keep_alive_s: float = 30.0  # an idle pooled connection is closed after that
+    data_collection: Literal["allow", "deny"] | None = None  # whether it may keep what it is sent; None: `obeys_deny`
+    zdr: bool = False  # zero data retention: nothing is kept, not even for a while
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +109,9 @@ class RouteSettings:
     upstream: str
     model: str
     surface: Literal["native", "openai"] | None = None
-    weight: int = 1
+    weight: int | None = None  # None: 1 where another route has one; 0: only if the others fail
+    canary: float = 0.0  # percent of the requests that try this route first; the others only if all else fails
+    shadow: float = 0.0  # percent of the requests that are copied here; nothing is ever answered from here
     price: Price | Literal["free"] | None = None  # None: the model's
 
 
@@ -116,6 +129,8 @@ class ModelSettings:
     tools: bool = True
     reasoning: bool = False
     json_schema: Literal["native", "function"] | None = None  # None: the provider's default way
+    balance: Balance | None = None  # None: weighted if a route has a weight, else the order as written
+    sticky: bool = True  # whether a conversation stays where it is while that is well, for the provider's prompt cache
     price: Price | Literal["free"] | None = None
     price_changes: tuple[Price, ...] = ()  # each in force from its `since` on, until the next
     variant_prices: Mapping[str, Price | Literal["free"]] = field(default_factory=dict)  # None given: the model's
@@ -133,6 +148,8 @@ class Tier:
     tokens: tuple[str, ...] = ()
     concurrency: int | None = None
     strategy: Strategy = "sliding_window"
+    models: tuple[str, ...] | None = None  # ids, or `author/*`; None: all
+    upstreams: tuple[str, ...] | None = None  # None: all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import Final
 
-from xrouter.config.settings import Strategy, Tier
+from xrouter.config.settings import DEFAULT_TIER, Strategy, Tier
 from xrouter.limits.limit import MICRO, Kind, Limit, Per, parse_rate
-
-DEFAULT_TIER: Final = "default"  # of a key without one, if the configuration has it
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,99}")
 _RATES: Final[tuple[Kind, ...]] = ("requests", "tokens", "input_tokens", "output_tokens", "credits")

@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any, Final
 
-from xrouter.config.settings import Price
+from xrouter.config.settings import DEFAULT_TIER, Price
 from xrouter.context import Principal
 from xrouter.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from xrouter.filters.base import Services
 from xrouter.ledger.windows import day_of, resets_at, roll, used_of_limit
 from xrouter.limits.limit import parse_rate
-from xrouter.limits.rules import DEFAULT_TIER
 from xrouter.store.key import Key
 from xrouter.store.keys import KeyStore
 from xrouter.store.ledger_rows import KeyUsage
