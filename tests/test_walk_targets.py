@@ -194,13 +194,13 @@ def test_f05_the_breaker_opens_probes_and_closes(first: Scripted, second: Script
     for _ in range(5):
         assert chat(guarded, "both/chat", "?").headers["x-xrouter-upstream"] == "second"
     assert len(first.requests) == 2, "after two failures it is left alone"
-    assert metric(guarded, "xrouter_breaker_open", upstream="first", model="a") == 1
+    assert metric(guarded, "xrouter_upstream_ejected", upstream="first", model="a") == 1
     health = guarded.client.get("/health")
     assert health.json()["components"]["upstream:first"]["status"] == "failing"
     first.set(answering(whole("first")))
     time.sleep(0.5)
     assert chat(guarded, "both/chat", "?").headers["x-xrouter-upstream"] == "first", "one request is the probe"
-    assert metric(guarded, "xrouter_breaker_open", upstream="first", model="a") == 0
+    assert metric(guarded, "xrouter_upstream_ejected", upstream="first", model="a") == 0
     assert guarded.client.get("/health").status_code == 200
 
 
@@ -215,4 +215,4 @@ def test_a_clients_mistakes_do_not_open_the_breaker(first: Scripted, guarded: Ru
     first.set(failing("400 No"))
     for _ in range(4):
         assert chat(guarded, "both/chat", "?").status_code == 400
-    assert metric(guarded, "xrouter_breaker_open", upstream="first", model="a") == 0
+    assert metric(guarded, "xrouter_upstream_ejected", upstream="first", model="a") == 0

@@ -24,10 +24,11 @@ from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
 from xrouter.observe.snapshots import exposition, merge, take
 from xrouter.providers.upstreams import build_upstreams
+from xrouter.routing.health import Health
+from xrouter.routing.health_settings import HealthSettings
 from xrouter.store.accounts import Accounts
 from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
-from xrouter.upstream.breaker import Breakers
 from xrouter.wire import encode_json
 from xrouter.workers.fleet import FleetLink
 from xrouter.world import RealWorld, World
@@ -45,6 +46,7 @@ class _Running:
     chain: Chain
     edge: Edge
     collector: ServicesCollector
+    health: HealthSettings
     requests: int = 0
     retired: bool = False
 
@@ -75,6 +77,7 @@ class Gateway:
         self.world = world or RealWorld()
         self.log_writer = log_writer or LogWriter()
         self.metrics = Metrics()
+        self.health = Health(self.world)
         self.draining = False
         self.in_flight = 0  # requests of the data plane
         self.served = 0
@@ -102,6 +105,7 @@ class Gateway:
         self._limits = open_limits(self.settings, self.world)
         await self._limits.start()
         self._running = await self._build(self.settings)
+        self.health.configure(self._running.health)
         self.metrics.registry.register(self._running.collector)
 
     async def aclose(self) -> None:
@@ -134,6 +138,8 @@ class Gateway:
         """The second half: it takes over, and what began under the old configuration ends under it."""
         old, new = self._running, prepared.running
         self._running, self.settings = new, prepared.settings
+        self.health.configure(new.health)
+        self.health.keep(new.services.catalog.places())
         if old is not None:
             self.metrics.registry.unregister(old.collector)
             old.retired = True
@@ -169,13 +175,18 @@ class Gateway:
             keys=self._keys,
             ledger=self._ledger,
             upstreams=upstreams,
-            breakers=Breakers(self.world),
+            health=self.health,
             limits=self._limits,
         )
-        chain = build_chain(settings.filters, services)
+        before = self.health.settings
+        try:
+            chain = build_chain(settings.filters, services)
+            wanted = self.health.settings
+        finally:
+            self.health.configure(before)  # what the new filters want of it holds from the moment that they serve
         await chain.start()
         edge = Edge(chain, self.world, self.log_writer, self.metrics, settings.server.trusted_proxies)
-        return _Running(services, chain, edge, ServicesCollector(services, self.log_writer))
+        return _Running(services, chain, edge, ServicesCollector(services, self.log_writer), wanted)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -238,7 +249,7 @@ class Gateway:
             "store": {"status": "ok" if store_ok else "unreachable", "lag_s": round(self._keys.lag_s, 3)},
             "serving": {"status": "draining" if self.draining else "ok"},
         }
-        open_places = self._running.services.breakers.open()
+        open_places = self.health.open()
         for name, upstream in self._running.services.upstreams.items():
             left_alone = [model for place, model in open_places if place == name]
             components[f"upstream:{name}"] = {

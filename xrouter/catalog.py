@@ -63,6 +63,10 @@ class Catalog:
         """Every name that can be asked for, with what it means."""
         return self._names.items()
 
+    def places(self) -> set[tuple[str, str]]:
+        """Every upstream with each of its models that a route names."""
+        return {(target.upstream, target.model) for entry in self for target in entry.targets}
+
     def entries(self) -> Mapping[str, CatalogEntry]:
         """By public id."""
         return self._entries

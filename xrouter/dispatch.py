@@ -66,6 +66,7 @@ class _Relay:
         self.renderer: Renderer | None = None
         self.keep_alive: KeepAlive | None = None
         self.started = False
+        self.called = 0.0  # monotonic, of the attempt: when our own queue was behind it
         self.first_token_s: float | None = None
         self.finish: Finish | None = None
         self.delivered: list[Event] = []
@@ -145,23 +146,31 @@ class _Relay:
         return self.world.monotonic() - self.ctx.started + wait_s < total_s
 
     async def _attempt(self, target: Target) -> None:
-        breakers = self.services.breakers
+        health = self.services.health
         self.attempt_began = began = self.world.monotonic()
         upstream_s = self.ctx.upstream_s
         self.target = target
         status, error_type, kind = 0, None, None
         place = (target.upstream, target.model)
-        breakers.begin(*place)
+        health.begin(place)
         told = False
         try:
             await self._exchange(target)
             status = 200
-            breakers.succeeded(*place)
+            usage = self.ctx.outcome.usage
+            health.succeeded(
+                place,
+                first_token_s=None
+                if self.first_token_s is None
+                else self.ctx.started + self.first_token_s - self.called,
+                duration_s=self.world.monotonic() - self.called,
+                output_tokens=None if usage is None else usage.output_tokens,
+            )
             told = True
         except UpstreamError as error:
             status, error_type, kind = error.upstream_status or 0, error.type, error.kind
-            if error.kind != "quota":
-                breakers.failed(*place)
+            if not (error.upstream_status is None and error.status == 429):  # else our own queue was too long
+                health.failed(place, error.kind, error.retry_after_s)
                 told = True
             raise
         except XRouterError as error:
@@ -172,7 +181,7 @@ class _Relay:
             raise
         finally:
             if not told:
-                breakers.abandoned(*place)
+                health.abandoned(place)
             if not self.started:
                 self.ctx.upstream_s = upstream_s + self.world.monotonic() - began
             self._note(status, error_type, kind)
@@ -201,6 +210,7 @@ class _Relay:
         began = self.world.monotonic()
         caller = upstream.credentials.choose(target.model, conversation(ctx)).caller
         async with caller.gate.place(ctx.principal.account):
+            self.called = self.world.monotonic()
             request = await self._prepared(translator, caller)
             response = await caller.open(request)
             try:

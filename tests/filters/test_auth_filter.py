@@ -19,9 +19,9 @@ from xrouter.filters.base import Services
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import open_ledger
 from xrouter.limits.memory import MemoryStore
+from xrouter.routing.health import Health
 from xrouter.secret import Secret
 from xrouter.store.key import NewKey
-from xrouter.upstream.breaker import Breakers
 
 CHAT = Endpoint("chat", "POST", inference=True)
 MODELS = Endpoint("models", "GET", inference=False)
@@ -57,7 +57,7 @@ class Gateway:
                 keys=self.ring,
                 ledger=self.ledger,
                 upstreams={},
-                breakers=Breakers(self.world),
+                health=Health(self.world),
                 limits=MemoryStore(self.world),
             ),
         )

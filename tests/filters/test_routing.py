@@ -13,8 +13,8 @@ from xrouter.context import Endpoint, Principal, RequestContext, Route
 from xrouter.errors import BadRequest, Forbidden, ModelNotFound, NotFound, XRouterError
 from xrouter.filters.routing import Routing
 from xrouter.providers.upstreams import build_upstreams
+from xrouter.routing.health import Health
 from xrouter.surfaces.openai import read_call
-from xrouter.upstream.breaker import Breakers
 from xrouter.wire import encode_json
 from xrouter.world import RealWorld
 
@@ -40,9 +40,9 @@ class Bench:
         (folder / "x.yaml").write_text(CONFIG)
         settings = load(folder / "x.yaml", {})
         world = RealWorld()
-        self.breakers = Breakers(world)
+        self.health = Health(world)
         self.services: Any = SimpleNamespace(
-            settings=settings, world=world, catalog=Catalog(settings), breakers=self.breakers,
+            settings=settings, world=world, catalog=Catalog(settings), health=self.health,
             upstreams=build_upstreams(settings.upstreams, world),
         )  # fmt: skip
 
@@ -169,7 +169,8 @@ async def test_a_scope_that_has_it_not(bench: Bench, allowed: set[str]) -> None:
 
 async def test_targets_in_trouble_come_last(bench: Bench) -> None:
     for _ in range(5):
-        bench.breakers.failed("dear", "m")
+        bench.health.begin(("dear", "m"))
+        bench.health.failed(("dear", "m"), "status", None)
     assert await bench.upstreams(model="a/two") == ["cheap", "dear"]
     assert await bench.upstreams(model="a/two", provider={"allow_fallbacks": False}) == ["dear"]
     config = Routing.Config(fallback=False)

@@ -12,7 +12,7 @@ from xrouter.config.settings import Settings
 from xrouter.ledger.ledger import Ledger
 from xrouter.limits.store import LimitStore
 from xrouter.providers.upstreams import Upstream
-from xrouter.upstream.breaker import Breakers
+from xrouter.routing.health import Health
 from xrouter.world import World
 
 Scope = MutableMapping[str, Any]
@@ -49,5 +49,5 @@ class Services:
     keys: KeyRing
     ledger: Ledger
     upstreams: Mapping[str, Upstream]
-    breakers: Breakers
+    health: Health
     limits: LimitStore

@@ -10,8 +10,8 @@ from xrouter.context import Call, Principal, Route, Target, context
 from xrouter.errors import BadRequest, Forbidden, ModelNotFound, NotFound
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.ledger.prices import PriceBook, Rates
+from xrouter.routing.health_settings import BreakerSettings, HealthSettings, OutlierSettings
 from xrouter.store.amounts import NANO_PER_CREDIT
-from xrouter.upstream.breaker import BreakerSettings
 from xrouter.wire import ChatRequest, MaxPrice, ProviderPreferences
 
 _NANO_PER_TOKEN: Final = NANO_PER_CREDIT // 10**6  # of one credit per million tokens
@@ -37,8 +37,11 @@ class Routing:
         retries: int = 2  # rounds over the targets after the first
         fallback: bool = True  # whether another target may serve when one fails
         breaker: BreakerSettings = field(default_factory=BreakerSettings)
+        outlier: OutlierSettings | None = field(default_factory=OutlierSettings)
+        panic: float = 0.5
 
         def __post_init__(self) -> None:
+            HealthSettings(panic=self.panic)
             if not 0 <= self.retries <= 10:
                 raise ValueError("retries has to be between 0 and 10")
 
@@ -46,8 +49,8 @@ class Routing:
         self.app, self.config = app, config
         self.catalog = services.catalog
         self.upstreams = services.upstreams
-        self.breakers = services.breakers
-        self.breakers.settings = config.breaker
+        self.health = services.health
+        self.health.configure(HealthSettings(config.breaker, config.outlier, config.panic))
         self.prices = PriceBook(services.settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,8 +127,9 @@ class Routing:
         return next((place for place, name in enumerate(order) if self._called(target, [name])), len(order))
 
     def _healthy_first(self, targets: Sequence[Target]) -> list[Target]:
-        """Those whose breaker is open go last, but stay: with nothing better, a try is better than a refusal."""
-        return sorted(targets, key=lambda target: not self.breakers.admits(target.upstream, target.model))
+        """Those that are left alone go last, but stay: with nothing better, a try is better than a refusal."""
+        alone = self.health.left_alone([(target.upstream, target.model) for target in targets])
+        return sorted(targets, key=lambda target: (target.upstream, target.model) in alone)
 
 
 def _by_price(preferences: ProviderPreferences) -> bool:

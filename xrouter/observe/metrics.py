@@ -13,6 +13,7 @@ from xrouter.errors import XRouterError
 from xrouter.filters.base import Services
 from xrouter.limits.metrics import limit_metrics
 from xrouter.observe.logs import LogWriter
+from xrouter.routing.metrics import health_metrics
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -162,12 +163,7 @@ class ServicesCollector(Collector):
             gate.add_metric([name, "active"], upstream.credentials.active)
             gate.add_metric([name, "waiting"], upstream.credentials.waiting)
         yield from (pool, opened, gate)
-        breakers = GaugeMetricFamily(
-            "xrouter_breaker_open", "Targets that are left alone", labels=["upstream", "model"]
-        )
-        for place in self._services.breakers.open():
-            breakers.add_metric(list(place), 1)
-        yield breakers
+        yield from health_metrics(self._services.health)
         lag = GaugeMetricFamily("xrouter_keys_lag_seconds", "Age of what is known of changed keys")
         lag.add_metric([], self._services.keys.lag_s)
         yield lag

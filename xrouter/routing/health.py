@@ -191,6 +191,10 @@ class Health:
         record = self._ejected.get(place)
         return None if record is None else record.breaker.ejection
 
+    def known(self) -> list[Place]:
+        """Those that a call has been sent to, or that were ejected."""
+        return list(self._records)
+
     def open(self) -> list[Place]:
         """Those ejected now, half-open ones included."""
         return list(self._ejected)

@@ -28,7 +28,7 @@ class TokenShapes:
         self._models = models
         self._catalog = services.catalog
         self._upstreams = services.upstreams
-        self._breakers = services.breakers
+        self._health = services.health
 
     async def count(self, ctx: RequestContext, raw: bytes) -> dict[str, Any]:
         """Raises BadRequest and ModelNotFound as the request itself would."""
@@ -47,7 +47,7 @@ class TokenShapes:
         """What the provider counts; None if it cannot count these, or does not answer in time."""
         upstream = self._upstreams[target.upstream]
         exchange = upstream.provider.count(call, target, purpose)
-        if exchange is None or not self._breakers.admits(target.upstream, target.model):
+        if exchange is None or not self._health.admits((target.upstream, target.model)):
             return None
         try:
             caller = upstream.credentials.choose(target.model).caller

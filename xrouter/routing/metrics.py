@@ -1,0 +1,20 @@
+"""What `/metrics` says of the places' health, read when it is asked for."""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from xrouter.routing.health import Health
+
+
+def health_metrics(health: Health) -> Iterator[Metric]:
+    ejected = GaugeMetricFamily(
+        "xrouter_upstream_ejected", "Models of upstreams that are left alone", labels=["upstream", "model"]
+    )
+    for place in health.known():
+        ejected.add_metric(list(place), float(health.ejection(place) is not None))
+    yield ejected
+    begun = CounterMetricFamily("xrouter_upstream_ejections", "Ejections begun", labels=["upstream", "reason"])
+    for counted, number in health.ejections.items():
+        begun.add_metric(list(counted), number)
+    yield begun
