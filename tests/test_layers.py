@@ -20,7 +20,7 @@ LAYERS = (
     "keepalive", "leaving", "observe", "queries", "dispatch", "chain", "edge",
     "front",
     "sandbox",
-    "app",
+    "workers.messages", "workers.fleet", "app", "workers",
     "commands",
     "cli",
 )  # fmt: skip

@@ -54,39 +54,19 @@ def test_upstream_that_is_known_but_wrong_is_not_called_unknown(problems_of, she
     assert [line.partition(": ")[2].partition(";")[0] for line in problems_of(text)] == ["unknown provider 'nothing'"]
 
 
-class RateLimit:
-    """Stands in the registry for the built-in filter of that name."""
-
-    from toy_parts import Reader
-
-    needs = frozenset[str]()
-    provides = frozenset[str]()
-    Config = Reader.Config
-
-
 @pytest.mark.parametrize(
-    ("server", "more", "problems"),
+    ("server", "more", "refused"),
     [
-        ("workers: 1", "", []),
-        ("workers: 2", "", ["1:19: 2 workers need a PostgreSQL store; one SQLite file serves one worker"]),
-        ("workers: 2", "store: postgresql://h/d", []),
-        ("workers: 2", "store: postgresql://h/d\nlimited", ["redis"]),
-        ("workers: 2", "store: postgresql://h/d\nredis: null\nlimited", ["redis"]),
-        ("workers: 2", "store: postgresql://h/d\nredis: ${R:-}\nlimited", ["redis"]),
-        ("workers: 2", "store: postgresql://h/d\nredis: redis://h\nlimited", []),
-        ("workers: 1", "limited", []),
+        ("workers: 1", "", False),
+        ("workers: 2", "", True),
+        ("workers: 2", "redis: null", True),
+        ("workers: 2", "redis: ${R:-}", True),
+        ("workers: 2", "redis: redis://h", False),
     ],
 )
-def test_several_workers_share_a_store_and_count_together(
-    problems_of, load_text, sheet, monkeypatch, server, more, problems
-):
-    monkeypatch.setattr("xrouter.registry.FILTERS", {"rate_limit": f"{__name__}:RateLimit"})
-    text = sheet("server", f"server: {{{server}}}")
-    if more.endswith("limited"):
-        text = text.replace('filters: ["', 'filters: [rate_limit, "')
-    text += more.removesuffix("limited")
-    redis = "1:19: 2 workers with the filter rate_limit need `redis`: that is where they count together"
-    if problems:
-        assert problems_of(text) == [redis if problem == "redis" else problem for problem in problems]
+def test_several_workers_count_together(problems_of, load_text, sheet, server, more, refused):
+    text = sheet("server", f"server: {{{server}}}") + more
+    if refused:
+        assert problems_of(text) == ["1:19: 2 workers need `redis`: that is where they count together"]
     else:
         assert load_text(text).server

@@ -1,26 +1,25 @@
-"""`xrouter serve`: the gateway. SIGTERM drains, SIGHUP reloads the configuration."""
+"""`xrouter serve`: the gateway. SIGTERM drains, SIGHUP reloads, SIGUSR2 replaces the workers one after the other."""
 
 import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from xrouter.app import Gateway
-from xrouter.config.load import ConfigError, load
+from xrouter.config.load import ConfigError
 from xrouter.config.settings import Settings
-from xrouter.front.server import FrontServer, build_server, listen, raise_descriptor_limit
-from xrouter.observe.logs import LogWriter, log_through
-
-log = logging.getLogger("xrouter.serve")
+from xrouter.front.server import FrontServer, address, build_server, inherited_listener, listen, raise_descriptor_limit
+from xrouter.observe.logs import LogWriter, SupervisorLines, log_through
+from xrouter.workers.source import Source
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -35,64 +34,114 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace, announce: Callable[[str], None] | None = None) -> int:
     """Serve until a signal. `announce` is told the address once requests are served."""
+    source = Source(args.config, args.host, args.port, args.workers)
     try:
-        settings = _settings(args)
+        settings = source.load()
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    if settings.server.workers != 1:
-        print("xrouter serve: this version serves with one worker", file=sys.stderr)
-        return 1
     raise_descriptor_limit()
     try:
-        listener = listen(settings.server)
+        listener = inherited_listener() or listen(settings.server, reuse_port=settings.server.reuse_port)
     except OSError as error:
         place = f"{settings.server.host}:{settings.server.port}"
         print(f"xrouter serve: cannot listen at {place}: {error.strerror or error}", file=sys.stderr)
         return 1
-    writer = LogWriter()
-    log_through(writer)
-    gateway = Gateway(settings, log_writer=writer)
-    server = build_server(gateway, settings.server, sockets=[listener], lifespan="on", on_refusal=gateway.refused)
-    if args.json:
-        announce = _print_json
-    if announce is not None:
-        server.on_started = partial(announce, server.url)
-    try:
-        uvloop.run(_serve(gateway, server, args))
-    finally:
-        writer.close()
-    return 0 if server.started else 1
+    told = partial(_print_json if args.json else announce or _silent, address(listener))
+    if settings.server.workers == 1:
+        return _serve_alone(settings, source, listener, told)
+    return _serve_with_workers(settings, source, listener, told)
 
 
 def _print_json(url: str) -> None:
     print(f'{{"url": "{url}"}}', flush=True)
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    settings = load(args.config, os.environ)
-    given = {name: getattr(args, name) for name in ("host", "port", "workers") if getattr(args, name) is not None}
-    return replace(settings, server=replace(settings.server, **given))
+def _silent(url: str) -> None:
+    """Nobody asked where."""
 
 
-async def _serve(gateway: Gateway, server: FrontServer, args: argparse.Namespace) -> None:
-    loop = asyncio.get_running_loop()
-    reloads: set[asyncio.Task[None]] = set()
+def _serve_alone(settings: Settings, source: Source, listener: socket.socket, announce: Callable[[], None]) -> int:
+    from xrouter.workers.alone import Alone
 
-    def stop() -> None:
-        gateway.draining = True
-        server.stop()
+    async def serve(gateway: Gateway, server: FrontServer) -> None:
+        fleet = gateway.fleet = Alone(gateway, source)
+        await fleet.start()
+        reloads: set[asyncio.Task[str | None]] = set()
 
-    def reload() -> None:
-        task = asyncio.create_task(_reload(gateway, args), name="reload")
-        reloads.add(task)
-        task.add_done_callback(reloads.discard)
+        def reload() -> None:
+            task = asyncio.create_task(fleet.reload(), name="reload")
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
 
-    settle_garbage_collection()
-    loop.add_signal_handler(signal.SIGTERM, stop)
-    loop.add_signal_handler(signal.SIGINT, stop)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-    await server.serve()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        server.on_started = announce
+        try:
+            await server.serve()
+        finally:
+            await fleet.aclose()
+
+    return _run_process(settings, listener, serve)
+
+
+def _serve_with_workers(
+    settings: Settings, source: Source, listener: socket.socket, announce: Callable[[], None]
+) -> int:
+    from xrouter.workers.link import SupervisorLink
+    from xrouter.workers.supervisor import Supervisor
+
+    def serve_worker(channel: socket.socket, number: int, settings: Settings) -> int:
+        async def serve(gateway: Gateway, server: FrontServer) -> None:
+            def stop() -> None:
+                _drain(gateway, server)
+
+            link = gateway.fleet = SupervisorLink(channel, gateway, source, stop)
+            await link.start()
+            server.on_started = link.ready
+            try:
+                await server.serve()
+            finally:
+                await link.aclose()
+
+        return _run_process(settings, listener, serve)
+
+    logs = logging.StreamHandler(sys.stderr)
+    logs.setFormatter(SupervisorLines())
+    supervisor_log = logging.getLogger("xrouter.workers")
+    supervisor_log.addHandler(logs)
+    supervisor_log.setLevel(logging.INFO)
+    try:
+        return Supervisor(settings, source, serve_worker, announce).run()
+    finally:
+        listener.close()
+
+
+def _run_process(
+    settings: Settings, listener: socket.socket, serve: Callable[[Gateway, FrontServer], Coroutine[Any, Any, None]]
+) -> int:
+    """One process that answers requests, until a signal has ended it and everything is settled."""
+    writer = LogWriter()
+    log_through(writer)
+    gateway = Gateway(settings, log_writer=writer)
+    server = build_server(gateway, settings.server, sockets=[listener], lifespan="on", on_refusal=gateway.refused)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _drain, gateway, server)
+        settle_garbage_collection()
+        await serve(gateway, server)
+
+    try:
+        uvloop.run(main())
+    finally:
+        writer.close()
+    return 0 if server.started else 1
+
+
+def _drain(gateway: Gateway, server: FrontServer) -> None:
+    gateway.draining = True
+    server.stop()
 
 
 def settle_garbage_collection() -> None:
@@ -103,15 +152,3 @@ def settle_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-
-
-async def _reload(gateway: Gateway, args: argparse.Namespace) -> None:
-    try:
-        settings = await asyncio.to_thread(_settings, args)
-        await gateway.reload(settings)
-    except ConfigError as error:
-        log.error("reload refused, the running configuration stays: %s", error)
-    except Exception as error:  # a filter of the operator's own may fail in any way; the running chain stays
-        log.error("reload failed, the running configuration stays: %s: %s", type(error).__name__, error)
-    else:
-        log.info("reloaded")

@@ -71,18 +71,14 @@ def _check_known(tier: Node, key: str, section: Node | None, problems: Problems)
 
 
 def check_workers(root: MappingNode, values: Mapping[str, Any], problems: Problems) -> None:
-    """What more than one worker must share. `values` are those sections that could be decoded."""
+    """More than one worker must count together. `values` are those sections that could be decoded."""
     server = values.get("server")
     section = _child(root, "server")
     workers = _child(section, "workers")
     if not isinstance(server, Server) or server.workers == 1 or workers is None:
         return
-    store = values.get("store", _DEFAULT_STORE)
-    if isinstance(store, str) and store.startswith("sqlite:"):
-        message = f"{server.workers} workers need a PostgreSQL store; one SQLite file serves one worker"
-        problems.add(workers.place, message)
-    if "rate_limit" in _filter_names(root) and _left_empty(_child(root, "redis")):
-        message = f"{server.workers} workers with the filter rate_limit need `redis`: that is where they count together"
+    if _left_empty(_child(root, "redis")):
+        message = f"{server.workers} workers need `redis`: that is where they count together"
         problems.add(workers.place, message)
 
 
@@ -137,15 +133,6 @@ def _route_upstreams(model: MappingNode) -> Iterator[ScalarNode]:
         upstream = _child(route, "upstream")
         if isinstance(upstream, ScalarNode) and not upstream.empty and not upstream.broken:
             yield upstream
-
-
-def _filter_names(root: MappingNode) -> Iterator[str]:
-    filters = _child(root, "filters")
-    for item in filters.items if isinstance(filters, SequenceNode) else ():
-        if isinstance(item, ScalarNode):
-            yield item.text
-        elif isinstance(item, MappingNode):
-            yield from item.entries
 
 
 def _left_empty(node: Node | None) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import resource
 import socket
 import threading
@@ -28,6 +29,7 @@ _BACKLOG = 2048
 _SPARE_DESCRIPTORS = 64  # files, database, listeners, the loop's own
 _MIN_CONNECTIONS = 16
 _SETTLE_S = 5  # for requests that were cancelled at the end of the drain, and for answers that are not flushed yet
+_FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 _TICK_S = 1.0  # how often uvicorn renews the `Date` header
 
 
@@ -50,8 +52,7 @@ class FrontServer(uvicorn.Server):
     @property
     def url(self) -> str:
         """`http://host:port` of the first socket."""
-        host, port = self.sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return address(self.sockets[0])
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -114,11 +115,36 @@ def listen(server: Server, *, reuse_port: bool = False) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     listener = socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+    _bound_writes(listener, server.write_timeout_s)
+    return listener
+
+
+def _bound_writes(listener: socket.socket, write_timeout_s: float) -> None:
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(server.write_timeout_s * 1000))
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(write_timeout_s * 1000))
     if hasattr(socket, "TCP_NOTSENT_LOWAT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, BUFFER_BYTES)
+
+
+def inherited_listener() -> socket.socket | None:
+    """The socket that systemd, or another that speaks its protocol, listens at for this process (sd_listen_fds(3)).
+
+    It stays open while one version of the gateway takes over from another, so nobody is refused. The first one is taken.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or int(os.environ.get("LISTEN_FDS", "0")) < 1:
+        return None
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)  # no child of ours is meant
+    listener = socket.socket(fileno=_FIRST_INHERITED)
+    listener.setblocking(False)
+    _bound_writes(listener, Server().write_timeout_s)
     return listener
+
+
+def address(listener: socket.socket) -> str:
+    """`http://host:port` of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def max_connections() -> int:

@@ -91,6 +91,20 @@ class JsonHandler(logging.Handler):
         self._writer.write(line)
 
 
+class SupervisorLines(logging.Formatter):
+    """The supervisor's few records as the same kind of lines. It may have no thread, so it writes them itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return encode_json(
+            {
+                "ts": record.created,
+                "level": record.levelname.lower(),
+                "logger": record.name,
+                "message": record.getMessage(),
+            }
+        ).decode()
+
+
 def log_through(writer: LogWriter, level: int = logging.INFO) -> None:
     """Send what the program and its libraries log through `writer`."""
     root = logging.getLogger()
