@@ -91,6 +91,8 @@ def _serve_with_workers(
     from xrouter.workers.supervisor import Supervisor
 
     def serve_worker(channel: socket.socket, number: int, settings: Settings) -> int:
+        supervisor_log.handlers.clear()  # a worker has a log writer of its own
+
         async def serve(gateway: Gateway, server: FrontServer) -> None:
             def stop() -> None:
                 _drain(gateway, server)

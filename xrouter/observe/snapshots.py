@@ -50,7 +50,7 @@ def take(registry: CollectorRegistry) -> Snapshot:
                 metric.name,
                 metric.documentation,
                 metric.type,
-                [Sample(sample.name, sample.labels, sample.value) for sample in metric.samples],
+                [Sample(sample.name, sample.labels, float(sample.value)) for sample in metric.samples],
             )
             for metric in registry.collect()
         ]

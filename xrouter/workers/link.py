@@ -93,7 +93,8 @@ class SupervisorLink:
 
     def _send(self, message: ToSupervisor) -> None:
         assert self._writer is not None
-        self._writer.write(frame(message))
+        if not self._writer.is_closing():  # a supervisor that is gone need not be told
+            self._writer.write(frame(message))
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         frames = Frames()
