@@ -54,10 +54,9 @@ class Counts(_Ring):
     def read(self, now: float, seconds: float) -> tuple[int, int]:
         """Those that went well and those that failed within the last `seconds`, the slot under way included."""
         self._empty(now)
-        number = self._last
         newest = min(self._slots, round(seconds / self._slot_s))
-        slots = [step % self._slots for step in range(number - newest + 1, number + 1)]
-        return sum(self._good[slot] for slot in slots), sum(self._bad[slot] for slot in slots)
+        first, end = (self._last - newest + 1) % self._slots, self._last % self._slots + 1
+        return _sum(self._good, first, end), _sum(self._bad, first, end)
 
     def clear(self) -> None:
         self._good = array("I", bytes(4 * self._slots))
@@ -103,6 +102,11 @@ class Histogram(_Ring):
     def _empty(self, now: float) -> None:
         for slot in self._passed(now):
             self._rows[slot] = array("I", bytes(4 * _BUCKETS))
+
+
+def _sum(ring: "array[int]", first: int, end: int) -> int:
+    """Of the slots from `first` up to `end`, around the ring's end where it has to be."""
+    return sum(ring[first:end]) if first < end else sum(ring[first:]) + sum(ring[:end])
 
 
 def _middle(bucket: int) -> float:
