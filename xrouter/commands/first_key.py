@@ -56,7 +56,7 @@ async def first_key(settings: Settings, world: World) -> Secret:
         tier = next((name for name in _TIERS if name in settings.tiers), None)
 
         async def grant(connection: AsyncConnection) -> None:
-            await connection.run_sync(apply_within, world, _GRANT)
+            await apply_within(connection, world, _GRANT)
 
         issued = await issue(keys, NewKey(name="first key", account=_GRANT.account, tier=tier), grant)
     except SQLAlchemyError as error:

@@ -155,7 +155,7 @@ def _granting(work: _Work) -> Callable[[AsyncConnection], Awaitable[None]] | Non
     )
 
     async def write(connection: AsyncConnection) -> None:
-        await connection.run_sync(apply_within, work.world, grant)
+        await apply_within(connection, work.world, grant)
 
     return write
 

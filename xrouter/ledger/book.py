@@ -38,6 +38,7 @@ from xrouter.store.ledger_rows import (
     UsagePlace,
     UsageSum,
 )
+from xrouter.store.pg_tables import PgTables
 
 REVENUE: Final = "@revenue"  # what owners paid
 PROMOTIONS: Final = "@promotions"  # where grants come from
@@ -53,7 +54,7 @@ KEPT_HOURS_DAYS: Final = 62  # sums of hours that are older become sums of days
 class Book:
     """One transaction. `at_us` is its time; `seen_prices` are versions known to be stored, to which it adds."""
 
-    def __init__(self, tables: LedgerTables, at_us: int, seen_prices: set[str]) -> None:
+    def __init__(self, tables: LedgerTables | PgTables, at_us: int, seen_prices: set[str]) -> None:
         self._tables = tables
         self._at_us = at_us
         self._day = day_of(at_us)

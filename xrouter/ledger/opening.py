@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter import ids
-from xrouter.ledger.books import SqliteBooks
+from xrouter.ledger.books import Books, SqliteBooks
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.ledger import Ledger
 from xrouter.store.engine import StoreError
@@ -15,18 +15,34 @@ from xrouter.world import World
 _JOURNALS: Final = ".journal"
 
 
-def open_ledger(engine: AsyncEngine, world: World, *, lease_s: float) -> Ledger:
-    """The ledger in the database of `engine`. Settlements that it cannot take go to the folder `<database>.journal`.
+def open_ledger(engine: AsyncEngine, world: World, *, lease_s: float, journal: Path | None = None) -> Ledger:
+    """The ledger in the database of `engine`. Settlements that it cannot take go to the folder `journal`.
 
-    Raises StoreError.
+    Without word of it, that is `<database file>.journal` beside SQLite's file, and `<database name>.journal` in the working
+    directory for PostgreSQL. Raises StoreError.
     """
-    if engine.dialect.name != "sqlite" or not engine.url.database:
-        raise StoreError("this version keeps its ledger in SQLite only: store: sqlite:///file")
-    database = Path(engine.url.database).absolute()
-    folder = database.with_name(database.name + _JOURNALS)
+    folder = journal or _default_folder(engine)
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise StoreError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    journal = Journal(folder, ids.time_ordered(world))
-    return Ledger(SqliteBooks(database, world.now), world, lease_s=lease_s, journal=journal)
+    return Ledger(_open_books(engine, world), world, lease_s=lease_s, journal=Journal(folder, ids.time_ordered(world)))
+
+
+def _default_folder(engine: AsyncEngine) -> Path:
+    assert engine.url.database is not None
+    path = Path(engine.url.database)
+    if engine.dialect.name == "postgresql":
+        path = Path(path.name)
+    path = path.absolute()
+    return path.with_name(path.name + _JOURNALS)
+
+
+def _open_books(engine: AsyncEngine, world: World) -> Books:
+    if engine.dialect.name == "postgresql":
+        from xrouter.ledger.pg_books import PgBooks  # only who uses it pays for its import
+        from xrouter.store.pg_engine import servers_of
+
+        return PgBooks(servers_of(engine), world.now)
+    assert engine.url.database is not None
+    return SqliteBooks(Path(engine.url.database).absolute(), world.now)

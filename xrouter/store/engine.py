@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 _BUSY_TIMEOUT_S: Final = 5.0  # how long a writer of SQLite waits for the one before it
 _POOL_TIMEOUT_S: Final = 5.0  # how long a caller waits for a connection
 _BEGIN: Final = "xrouter_begin"
+_WRITTEN: Final = "a store is written sqlite:///file or postgresql://user:password@host/database"
 
 
 class StoreError(Exception):
@@ -23,21 +24,26 @@ def create_engine(url: str) -> AsyncEngine:
 
     Nothing is connected yet. Raises StoreError for a URL that cannot work.
     """
+    scheme = url.partition(":")[0]
     try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise StoreError("a store is written sqlite:///file or postgresql://user:password@host/database") from None
-    match parsed.get_backend_name():
-        case "sqlite":
-            return _sqlite(parsed)
-        case "postgresql":
-            return _postgresql(parsed)
-        case other:
-            raise StoreError(f"a store is sqlite or postgresql, not {other}")
+        match scheme:
+            case "sqlite":
+                return _sqlite(make_url(url))
+            case "postgresql":
+                from xrouter.store.pg_engine import create_pg_engine  # only who uses it pays for its import
+
+                return create_pg_engine(url)
+    except (ArgumentError, ValueError):
+        raise StoreError(_WRITTEN) from None
+    raise StoreError(f"a store is sqlite or postgresql, not {scheme}" if "://" in url else _WRITTEN)
 
 
 def describe(engine: AsyncEngine) -> str:
     """The engine's URL for messages, without its password."""
+    if engine.dialect.name == "postgresql":
+        from xrouter.store.pg_engine import servers_of
+
+        return servers_of(engine).description
     return engine.url.set(drivername=engine.url.get_backend_name()).render_as_string(hide_password=True)
 
 
@@ -87,15 +93,3 @@ def _set_pragmas(connection: Any, record: object) -> None:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
-
-
-def _postgresql(url: URL) -> AsyncEngine:
-    try:
-        return create_async_engine(
-            url.set(drivername="postgresql+asyncpg"),
-            hide_parameters=True,
-            pool_timeout=_POOL_TIMEOUT_S,
-            pool_pre_ping=True,
-        )
-    except ModuleNotFoundError as error:
-        raise StoreError(f"a postgresql store needs the package {error.name}, which is not installed") from None

@@ -1,0 +1,63 @@
+"""SQLAlchemy's engine for PostgreSQL: keys, receipts, sums, proofs. The ledger does not write through it (pg_books.py)."""
+
+from typing import Any, Final
+
+from sqlalchemy import URL
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from xrouter.store.pg_servers import PgServers
+
+# A process has at most so many connections at once, and one more for its ledger.
+POOL_SIZE: Final = 4
+POOL_OVERFLOW: Final = 4
+_POOL_TIMEOUT_S: Final = 1.0  # who waits longer for one is refused (F14)
+_RECYCLE_S: Final = 1800.0  # what a pooler or a firewall has forgotten meanwhile is not met by a request
+_DRIVER: Final = "postgresql+xrouter"
+
+
+class PgDialect(PGDialect_asyncpg):
+    """Connects by `PgServers` and leaves nothing prepared behind, so that a pooler may stand between."""
+
+    supports_statement_cache = True
+
+    def __init__(self, servers: PgServers, **others: Any) -> None:
+        super().__init__(**others)  # type: ignore[no-untyped-call]
+        self.servers = servers
+
+    def connect(self, *arguments: Any, **settings: Any) -> Any:
+        """What SQLAlchemy has read from the engine's URL is left aside: `servers` has read the whole of it."""
+        return self.loaded_dbapi.connect(
+            async_creator_fn=self.servers.connect,
+            prepared_statement_cache_size=0,
+            prepared_statement_name_func=_unnamed,
+        )
+
+
+def create_pg_engine(url: str) -> AsyncEngine:
+    """Raises ValueError for a URL that cannot work."""
+    servers = PgServers(url)
+    return create_async_engine(
+        URL.create(_DRIVER, database=servers.database),
+        servers=servers,
+        hide_parameters=True,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=_POOL_TIMEOUT_S,
+        pool_recycle=_RECYCLE_S,
+        pool_pre_ping=True,
+    )
+
+
+def servers_of(engine: AsyncEngine) -> PgServers:
+    dialect = engine.dialect
+    assert isinstance(dialect, PgDialect)
+    return dialect.servers
+
+
+def _unnamed() -> str:
+    return ""
+
+
+registry.register("postgresql.xrouter", __name__, PgDialect.__name__)
