@@ -110,8 +110,27 @@ class MaxPrice(Struct):
     image: float | None = None
 
 
+class SortBy(Struct):
+    """`partition: none` sorts the upstreams of all of the request's models together, not each model's for itself."""
+
+    by: Literal["price", "throughput", "latency"] | None = None
+    partition: Literal["model", "none"] | None = None
+
+
+class Percentiles(Struct):
+    """A bound for each percentile of the last half an hour."""
+
+    p50: float | None = None
+    p75: float | None = None
+    p90: float | None = None
+    p99: float | None = None
+
+
 class ProviderPreferences(Struct):
-    """OpenRouter's `provider` object: which upstreams may serve the request, and in which order."""
+    """OpenRouter's `provider` object: which upstreams may serve the request, and in which order.
+
+    What is not named here is no upstream's property that XRouter knows of (`quantizations`, `enforce_distillable_text`).
+    """
 
     order: list[str] | None = None
     only: list[str] | None = None
@@ -119,8 +138,11 @@ class ProviderPreferences(Struct):
     allow_fallbacks: bool | None = None
     require_parameters: bool | None = None
     data_collection: Literal["allow", "deny"] | None = None
-    sort: Literal["price", "throughput", "latency"] | dict[str, Any] | None = None
+    zdr: bool | None = None
+    sort: Literal["price", "throughput", "latency"] | SortBy | None = None
     max_price: MaxPrice | None = None
+    preferred_min_throughput: float | Percentiles | None = None  # output tokens a second; a number means the p50
+    preferred_max_latency: float | Percentiles | None = None  # seconds to the first token
 
 
 class RoutedRequest(Struct, kw_only=True):
@@ -131,6 +153,7 @@ class RoutedRequest(Struct, kw_only=True):
     provider: ProviderPreferences | None = None
     user: str | None = None
     session_id: str | None = None
+    prompt_cache_key: str | None = None
     metadata: dict[str, Any] | None = None
 
 

@@ -172,9 +172,11 @@ async def test_targets_in_trouble_come_last(bench: Bench) -> None:
         bench.health.begin(("dear", "m"))
         bench.health.failed(("dear", "m"), "status", None)
     assert await bench.upstreams(model="a/two") == ["cheap", "dear"]
-    assert await bench.upstreams(model="a/two", provider={"allow_fallbacks": False}) == ["dear"]
+    assert await bench.upstreams(model="a/two", provider={"allow_fallbacks": False}) == ["cheap"]
+    alone = {"order": ["dear"], "allow_fallbacks": False}
+    assert await bench.upstreams(model="a/two", provider=alone) == ["dear"]
     config = Routing.Config(fallback=False)
-    assert [target.upstream for target in (await bench.route(model="a/two", config=config)).targets] == ["dear"]
+    assert [target.upstream for target in (await bench.route(model="a/two", config=config)).targets] == ["cheap"]
 
 
 async def test_images_go_to_models_that_see(bench: Bench) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from xrouter.catalog import Catalog, CatalogEntry, may_use
+from xrouter.catalog import Catalog, CatalogEntry
 from xrouter.config.settings import Price
 from xrouter.context import Principal, Target
 from xrouter.errors import ModelNotFound
@@ -71,7 +71,12 @@ class ModelShapes:
         entry = self.entry(principal, name)
         model = self._model(entry, entry.id)
         described = {key: model[key] for key in ("id", "name", "created", "description", "architecture")}
-        return {"data": {**described, "endpoints": [self._endpoint(entry, target) for target in entry.targets]}}
+        return {
+            "data": {
+                **described,
+                "endpoints": [self._endpoint(entry, target) for target in self._catalog.targets(principal, entry)],
+            }
+        }
 
     def parameters(self, principal: Principal, name: str) -> dict[str, Any]:
         """`GET parameters/{model}`: what the model honours at each of its upstreams or more, and where at least one does."""
@@ -97,14 +102,14 @@ class ModelShapes:
 
     def entry(self, principal: Principal, name: str) -> CatalogEntry:
         """Raises ModelNotFound, also for a model outside the key's scope: its existence is none of that key's business."""
-        entry = self._catalog.resolve(name)
-        if entry is None or not may_use(principal, entry):
+        entry, _ = self._catalog.asked(name)
+        if entry is None or not self._catalog.may_use(principal, entry):
             raise ModelNotFound(f"There is no model {name[:128]!r}", param="model")
         return entry
 
     def _all(self, principal: Principal) -> Iterable[dict[str, Any]]:
         for name, entry in self._catalog.names():
-            if may_use(principal, entry):
+            if self._catalog.may_use(principal, entry):
                 yield self._model(entry, name)
 
     def _parameters(self, entry: CatalogEntry) -> list[str]:
