@@ -111,6 +111,23 @@ def test_f21_stop_lets_requests_end() -> None:
         assert not thread.is_alive()
 
 
+def test_f21_a_request_that_is_on_its_way_when_the_server_stops_is_answered() -> None:
+    """Fails where idle connections are closed at once: the client's request meets a closed connection."""
+    with Served(drain_s=20) as served, served.client() as client, served.client() as other:
+        for idle in (client, other):
+            idle.send(GET)
+            assert idle.answer().status == 200
+        thread = stop(served)
+        assert refused(served)
+        client.send(GET)
+        answer = client.answer()
+        assert (answer.status, answer.header("connection")) == (200, "close")
+        assert client.ends()
+        assert other.ends()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
 def test_f21_what_outlives_the_drain_is_answered_for() -> None:
     """A request without an answer gets 503; the app's own cleanup runs before the lifespan ends."""
     order: list[str] = []

@@ -291,7 +291,18 @@ class Connection(asyncio.Protocol):
         self._close(linger=self._phase is not ANSWER)
         self._front.on_refusal(refusal)
 
-    # uvicorn's call.
+    # The server's calls.
+
+    def retire(self) -> None:
+        """The server will stop: the next answer says `Connection: close`, or the one that is under way.
+
+        A connection that waits between two requests is not closed yet: a request may be on its way, and would be lost.
+        """
+        self._last = True
+        if self._lingering:
+            self._close(linger=False)
+        elif self._exchange is not None:
+            self._exchange.keep_alive = False
 
     def shutdown(self) -> None:
         """The server stops: finish what is under way, take nothing new."""
