@@ -25,6 +25,9 @@ from xrouter.wire import ChatRequest, CompletionRequest, EmbeddingRequest, Messa
 
 T = TypeVar("T")
 End = Literal["complete", "client_abort", "upstream_error", "shutdown"]
+AttemptReason = Literal["first", "fallback", "retry", "credential", "hedge", "shadow"]
+"""Why an upstream was called: the request's first try; after another target had failed; again after all had; with another
+credential of the same upstream; beside a slow one; as a copy that nobody waits for."""
 ClientAbort = Literal["bill_delivered", "drain_and_bill", "cancel"]
 Scope = MutableMapping[str, Any]
 
@@ -202,6 +205,8 @@ class Attempt:
     kind: str | None  # of an upstream's failure: connect, timeout, protocol, status, auth or quota
     started_s: float  # since the request's start
     duration_s: float
+    reason: AttemptReason = "first"
+    credential: int | None = 0  # which of the upstream's, from 0; None: no call was made, as all of them rest
 
 
 @dataclass(frozen=True, slots=True)

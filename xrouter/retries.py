@@ -24,7 +24,7 @@ class RetryBudgetSettings:
     """`ratio`: retries for each request. `min_per_s`: retries a second that are made however few the requests are."""
 
     ratio: float = 0.2
-    min_per_s: float = 1.0
+    min_per_s: float = 4.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.ratio <= 10:

@@ -1,7 +1,8 @@
 """The configured upstreams, running: a provider's protocol and the credentials that its calls go out with."""
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xrouter.config.settings import UpstreamSettings
 from xrouter.providers.base import Provider
@@ -19,6 +20,7 @@ class Upstream:
     provider: Provider
     credentials: Credentials
     retry_budget: RetryBudget
+    shadow_results: Counter[str] = field(default_factory=Counter)  # how copies of calls have ended, by result
 
 
 def build_upstreams(settings: Mapping[str, UpstreamSettings], world: World) -> dict[str, Upstream]:

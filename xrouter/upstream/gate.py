@@ -7,6 +7,7 @@ a newcomer cannot overtake the queue.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from types import TracebackType
 
 from xrouter.errors import UpstreamError
@@ -45,6 +46,7 @@ class Gate:
         self._places = places
         self._queue_s = queue_s
         self._queues: OrderedDict[str, _Queue] = OrderedDict()  # by key; the first key is the next to be served
+        self._spare: dict[Callable[[], object], None] = {}  # those who hold a spare place, oldest first
         self.active = 0
         self.waiting = 0
 
@@ -80,8 +82,27 @@ class Gate:
                 return
         self.active -= 1
 
+    def take_spare(self, give_up: Callable[[], object]) -> bool:
+        """Take a place for work that nobody waits for, if one is free. Pair with `release_spare`.
+
+        As soon as a caller has to wait, `give_up` is called, once: the place is to be released then without delay.
+        """
+        if not self.free:
+            return False
+        self.active += 1
+        self._spare[give_up] = None
+        return True
+
+    def release_spare(self, give_up: Callable[[], object]) -> None:
+        self._spare.pop(give_up, None)
+        self.release()
+
     async def _wait(self, key: str) -> None:
         loop = asyncio.get_running_loop()
+        if self._spare:
+            give_up = next(iter(self._spare))
+            del self._spare[give_up]
+            give_up()
         waiter: asyncio.Future[None] = loop.create_future()
         self._queues.setdefault(key, OrderedDict())[waiter] = None
         deadline = loop.call_later(self._queue_s, self._expire, key, waiter)
