@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 import uvloop
 
@@ -105,7 +106,7 @@ def _serve_with_workers(
             finally:
                 await link.aclose()
 
-        return _run_process(settings, listener, serve)
+        return _run_process(settings, listener, serve, turns)
 
     logs = logging.StreamHandler(sys.stderr)
     logs.setFormatter(SupervisorLines())
@@ -113,16 +114,20 @@ def _serve_with_workers(
     supervisor_log.addHandler(logs)
     supervisor_log.setLevel(logging.INFO)
     try:
-        return Supervisor(settings, source, serve_worker, announce).run()
+        with TemporaryFile() as turns:
+            return Supervisor(settings, source, serve_worker, announce).run()
     finally:
         listener.close()
 
 
 def _run_process(
-    settings: Settings, listener: socket.socket, serve: Callable[[Gateway, FrontServer], Coroutine[Any, Any, None]]
+    settings: Settings,
+    listener: socket.socket,
+    serve: Callable[[Gateway, FrontServer], Coroutine[Any, Any, None]],
+    log_turns: BinaryIO | None = None,
 ) -> int:
     """One process that answers requests, until a signal has ended it and everything is settled."""
-    writer = LogWriter()
+    writer = LogWriter(turns=log_turns)
     log_through(writer)
     gateway = Gateway(settings, log_writer=writer)
     server = build_server(gateway, settings.server, sockets=[listener], lifespan="on", on_refusal=gateway.refused)

@@ -5,10 +5,12 @@ are dropped and counted, and a line of its own says how many.
 """
 
 import collections
+import fcntl
 import logging
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
 from msgspec import Struct
@@ -26,8 +28,12 @@ class LogWriter:
     costs the event loop the interpreter's lock, 10 % of its requests when it came with each (bench/README.md).
     """
 
-    def __init__(self, stream: BinaryIO | None = None) -> None:
+    def __init__(self, stream: BinaryIO | None = None, *, turns: BinaryIO | None = None) -> None:
+        """`turns`: a file that all who write to the same stream lock in turn, since a pipe may tear lines of several
+        processes apart (pipe(7), PIPE_BUF). The kernel gives the lock back when a process dies.
+        """
         self._stream = stream or sys.stderr.buffer
+        self._turns = turns
         self._lines: collections.deque[bytes] = collections.deque()
         self._waiting = threading.Event()
         self._closing = threading.Event()
@@ -66,10 +72,22 @@ class LogWriter:
     def _write_out(self) -> None:
         pieces = [self._lines.popleft() for _ in range(len(self._lines))]
         try:
-            self._stream.write(b"".join(pieces))
-            self._stream.flush()
+            with self._turn():
+                self._stream.write(b"".join(pieces))
+                self._stream.flush()
         except (OSError, ValueError):
             self.dropped += len(pieces)  # the reader is gone; serving goes on
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._turns is None:
+            yield
+            return
+        fcntl.lockf(self._turns, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._turns, fcntl.LOCK_UN)
 
 
 class JsonHandler(logging.Handler):
