@@ -85,7 +85,8 @@ class Health:
         self._records: dict[Place, _Record] = {}
         self._ejected: dict[Place, _Record] = {}  # those of the records that are not closed: mostly none
         self.settings = HealthSettings()
-        self.ejections: dict[tuple[str, Reason], int] = {}  # begun, by upstream and reason
+        self._configured: set[Place] = set()
+        self.ejections: dict[tuple[str, str], int] = {}  # begun, by upstream and reason; "peer": found out elsewhere
         self.on_change: Change | None = None  # whoever shares ejections; not told of those that a peer brought
 
     def configure(self, settings: HealthSettings) -> None:
@@ -95,9 +96,9 @@ class Health:
             record.breaker.configure(settings.breaker, settings.outlier)
 
     def keep(self, places: Iterable[Place]) -> None:
-        """Forget the places that are not among `places`: those that the configuration no longer has."""
-        kept = set(places)
-        for place in [place for place in self._records if place not in kept]:
+        """The places that the configuration has. Others are forgotten as soon as no call is under way there."""
+        self._configured = set(places)
+        for place in [place for place in self._records if place not in self._configured]:
             if not self._records[place].active:
                 del self._records[place]
                 self._ejected.pop(place, None)
@@ -200,12 +201,22 @@ class Health:
         return list(self._ejected)
 
     def eject(self, place: Place, reason: Reason, kind: str | None, open_s: float) -> None:
-        """Leave a place alone on other grounds than calls: an active probe, or a peer's word."""
+        """Leave a place alone on other grounds than calls: an active probe has failed."""
         record = self._records.get(place)
         if record is None:
             record = self._records[place] = _Record(self.settings)
         record.breaker.eject(self._now(), reason, kind, open_s)
         self._changed(place, record)
+
+    def peer_ejected(self, place: Place, reason: Reason, kind: str | None, *, left_s: float, open_s: float) -> None:
+        """Another process of this gateway leaves a place alone, for `left_s` from now on."""
+        if place not in self._configured:
+            return  # its configuration is another one: a reload that has not come here yet
+        record = self._records.get(place)
+        if record is None:
+            record = self._records[place] = _Record(self.settings)
+        if record.breaker.peer_ejected(self._now(), reason, kind, left_s, open_s):
+            self._changed(place, record, peer=True)
 
     def restore(self, place: Place, *, peer: bool = False) -> None:
         """End a place's ejection, if there is one. `peer`: on another process's word."""
@@ -246,13 +257,12 @@ class Health:
         else:
             if place not in self._ejected:
                 self._ejected[place] = record
-                counted = (upstream, ejection.reason)
+                counted = (upstream, "peer" if peer else ejection.reason)
                 self.ejections[counted] = self.ejections.get(counted, 0) + 1
                 log.warning(
                     "upstream %s, model %s is left alone for %.1f s: %s, the last failure: %s",
                     upstream, model, ejection.open_s, ejection.reason, ejection.kind,
                 )  # fmt: skip
-            peer = peer or ejection.reason == "peer"
         if self.on_change is not None and not peer:
             self.on_change(place, ejection)
 

@@ -14,9 +14,8 @@ from typing import Final, Literal
 from xrouter.routing.health_settings import BreakerSettings, OutlierSettings
 from xrouter.routing.health_window import Counts
 
-Reason = Literal["failures", "error_rate", "slow", "retry_after", "probe", "peer"]
-"""Why a place was ejected. `retry_after`: the upstream said for how long. `probe`: an active probe failed. `peer`: another
-process of this gateway found it out."""
+Reason = Literal["failures", "error_rate", "slow", "retry_after", "probe"]
+"""Why a place was ejected. `retry_after`: the upstream said for how long. `probe`: an active probe failed."""
 
 SHORTEST_RETRY_AFTER_S: Final = 1.0  # fault matrix F04
 LONGEST_RETRY_AFTER_S: Final = 60.0
@@ -25,13 +24,17 @@ _WINDOW_SLOTS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Ejection:
-    """`kind` of the failure that brought it, as UpstreamError.kind. `since` and `until` are monotonic seconds."""
+    """`kind` of the failure that brought it, as UpstreamError.kind. `since` and `until` are monotonic seconds.
+
+    `peer`: another process of this gateway has found it out.
+    """
 
     reason: Reason
     kind: str | None
     since: float
     until: float
     open_s: float  # its length, which the next one doubles
+    peer: bool = False
 
 
 class Breaker:
@@ -94,6 +97,16 @@ class Breaker:
         since = self.ejection.since if self.ejection is not None else now
         self.ejection = Ejection(reason, kind, since, now + open_s, open_s)
         self._probe_until = 0.0
+
+    def peer_ejected(self, now: float, reason: Reason, kind: str | None, left_s: float, open_s: float) -> bool:
+        """Another process leaves the place alone. Whether that is for longer than it is left alone here."""
+        ejection = self.ejection
+        if ejection is not None and now + left_s <= ejection.until:
+            return False
+        since = ejection.since if ejection is not None else now
+        self.ejection = Ejection(reason, kind, since, now + left_s, open_s, peer=True)
+        self._probe_until = 0.0
+        return True
 
     def close(self) -> None:
         """The place is well: what led to its ejection is forgotten."""
