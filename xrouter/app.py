@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,16 +26,13 @@ from xrouter.observe.snapshots import exposition, merge, take
 from xrouter.providers.upstreams import build_upstreams
 from xrouter.routing.health import Health
 from xrouter.routing.health_settings import HealthSettings
-from xrouter.routing.shared_open import open_sharing
 from xrouter.store.accounts import Accounts
 from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
+from xrouter.upstream.credentials import Credentials
 from xrouter.wire import encode_json
 from xrouter.workers.fleet import FleetLink
 from xrouter.world import RealWorld, World
-
-if TYPE_CHECKING:
-    from xrouter.routing.shared import SharedHealth  # imported for a Redis only
 
 log = logging.getLogger("xrouter.app")
 
@@ -90,7 +87,6 @@ class Gateway:
         self._keys: KeyRing | None = None
         self._ledger: Ledger | None = None
         self._limits: LimitStore | None = None
-        self._sharing: SharedHealth | None = None
         self._running: _Running | None = None
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -111,10 +107,6 @@ class Gateway:
         await self._limits.start()
         self._running = await self._build(self.settings)
         self.health.configure(self._running.health)
-        self.health.keep(self._running.services.catalog.places())
-        self._sharing = open_sharing(self.settings, self.health, self.world)
-        if self._sharing is not None:
-            self._sharing.start()
         self.metrics.registry.register(self._running.collector)
 
     async def aclose(self) -> None:
@@ -123,8 +115,6 @@ class Gateway:
             self._running.requests = 0
             await self._running.close_if_done()
         await asyncio.gather(*self._closings)
-        if self._sharing is not None:
-            await self._sharing.aclose()
         if self._ledger is not None:
             await self._ledger.aclose()
         if self._limits is not None:
@@ -261,6 +251,7 @@ class Gateway:
             "serving": {"status": "draining" if self.draining else "ok"},
         }
         open_places = self.health.open()
+        now = self.world.monotonic()
         for name, upstream in self._running.services.upstreams.items():
             left_alone = [model for place, model in open_places if place == name]
             components[f"upstream:{name}"] = {
@@ -268,6 +259,7 @@ class Gateway:
                 "models_left_alone": left_alone,
                 "calls_active": upstream.credentials.active,
                 "calls_waiting": upstream.credentials.waiting,
+                **({"credentials": _credentials(upstream.credentials, now)} if upstream.credentials.several else {}),
             }
         return components
 
@@ -283,6 +275,21 @@ class Gateway:
         await receive()
         await self.aclose()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _credentials(credentials: Credentials, now: float) -> list[dict[str, Any]]:
+    """By their place in the configuration's list. `models_resting`: those that the provider denies it; `*` is all."""
+    return [
+        {
+            "index": credential.index,
+            "status": "resting" if credential.rests_for_s(now) else "ok",
+            "models_resting": credential.resting(now),
+            "rests_for_s": round(credential.rests_for_s(now), 3),
+            "calls_active": credential.caller.gate.active,
+            "calls_waiting": credential.caller.gate.waiting,
+        }
+        for credential in credentials.all
+    ]
 
 
 async def _answer_json(send: Send, status: int, body: Any) -> None:

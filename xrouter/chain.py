@@ -21,7 +21,7 @@ from xrouter.world import World
 class Chain:
     inference: ASGIApp
     query: ASGIApp
-    filters: tuple[Any, ...]  # every filter object, outermost first: to be started and closed
+    filters: tuple[Any, ...]  # every filter object, outermost first, and dispatch: to be started and closed
 
     async def start(self) -> None:
         """Start the filters that have something to start. If one fails, those before it are closed again."""
@@ -50,9 +50,10 @@ def build_chain(entries: Sequence[FilterEntry], services: Services) -> Chain:
             app = _noted(app, entry.name, services.world)
         return app
 
-    inference = wrap(_noted(Dispatch(services), "dispatch", services.world), entries)
+    dispatch = Dispatch(services)
+    inference = wrap(_noted(dispatch, "dispatch", services.world), entries)
     query = wrap(Queries(services), [entry for entry in entries if getattr(entry.filter, "covers", "") == "all"])
-    return Chain(inference, query, tuple(built))
+    return Chain(inference, query, (*built, dispatch))
 
 
 def _noted(app: ASGIApp, name: str, world: World) -> ASGIApp:

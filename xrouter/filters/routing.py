@@ -5,9 +5,11 @@ from typing import ClassVar
 
 from xrouter.context import Route, context
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
+from xrouter.retries import RetryBudgetSettings
 from xrouter.routing.candidates import Asking, Chooser
 from xrouter.routing.chance import session_of
 from xrouter.routing.health_settings import BreakerSettings, HealthSettings, OutlierSettings
+from xrouter.routing.hedge import HedgeDelay, HedgeSettings
 
 
 class Routing:
@@ -23,6 +25,8 @@ class Routing:
         breaker: BreakerSettings = field(default_factory=BreakerSettings)
         outlier: OutlierSettings | None = field(default_factory=OutlierSettings)
         panic: float = 0.5
+        retry_budget: RetryBudgetSettings = field(default_factory=RetryBudgetSettings)
+        hedge: HedgeSettings | None = None  # ask the next target as well when the first one is slow
 
         def __post_init__(self) -> None:
             HealthSettings(panic=self.panic)
@@ -32,6 +36,9 @@ class Routing:
     def __init__(self, app: ASGIApp, config: Config, services: Services) -> None:
         self.app, self.config = app, config
         services.health.configure(HealthSettings(config.breaker, config.outlier, config.panic))
+        for upstream in services.upstreams.values():
+            upstream.retry_budget.configure(config.retry_budget)
+        self.hedge = None if config.hedge is None else HedgeDelay(config.hedge, services.health, services.world)
         self.chooser = Chooser(
             services.settings,
             services.catalog,
@@ -54,5 +61,6 @@ class Routing:
             retries=self.config.retries,
             fallback=len(targets) > 1,
             shadows=candidates.shadows,
+            hedge_after_s=None if self.hedge is None else self.hedge.after_s(targets[0]),
         )
         await self.app(scope, receive, send)

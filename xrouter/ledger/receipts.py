@@ -28,6 +28,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str | None = None
     started_s: float = 0.0
     duration_s: float = 0.0
+    reason: str = "first"  # as Attempt.reason
+    credential: int | None = 0
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -103,6 +105,8 @@ def _attempt(attempt: Attempt) -> AttemptRecord:
         attempt.kind,
         round(attempt.started_s, 6),
         round(attempt.duration_s, 6),
+        attempt.reason,
+        attempt.credential,
     )
 
 

@@ -13,6 +13,7 @@ from xrouter.errors import XRouterError
 from xrouter.filters.base import Services
 from xrouter.limits.metrics import limit_metrics
 from xrouter.observe.logs import LogWriter
+from xrouter.providers.metrics import upstream_metrics
 from xrouter.routing.metrics import health_metrics
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -181,3 +182,4 @@ class ServicesCollector(Collector):
         dropped.add_metric([], self._log.dropped)
         yield dropped
         yield from limit_metrics(self._services.limits)
+        yield from upstream_metrics(self._services.upstreams, self._services.world)

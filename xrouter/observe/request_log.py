@@ -12,6 +12,8 @@ class AttemptRecord(Struct, omit_defaults=True):
     status: int
     ms: float
     error: str | None = None
+    reason: str = "first"
+    credential: int | None = 0
 
 
 class RequestRecord(Struct, omit_defaults=True):
@@ -97,7 +99,15 @@ def _add_outcome(record: RequestRecord, ctx: RequestContext) -> None:
 
 
 def _attempt(attempt: Attempt) -> AttemptRecord:
-    return AttemptRecord(attempt.upstream, attempt.model, attempt.status, _ms(attempt.duration_s), attempt.error)
+    return AttemptRecord(
+        attempt.upstream,
+        attempt.model,
+        attempt.status,
+        _ms(attempt.duration_s),
+        attempt.error,
+        attempt.reason,
+        attempt.credential,
+    )
 
 
 def _ms(seconds: float) -> float:

@@ -161,6 +161,8 @@ def _receipt(receipt: Receipt, details: Details, *, operator: bool) -> dict[str,
             {
                 "upstream": attempt.upstream,
                 "model": attempt.model,
+                "reason": attempt.reason,
+                "credential": attempt.credential,
                 "status": attempt.status or None,
                 "error": attempt.error,
                 "kind": attempt.kind,

@@ -50,6 +50,10 @@ class Credential:
         """The longest that any of its models is still left out; 0 if none is."""
         return max((rest.until - now for rest in self.rests.values() if rest.until > now), default=0.0)
 
+    def resting(self, now: float) -> list[str]:
+        """The models whose calls it does not take now; `*` stands for all of them."""
+        return [model or "*" for model, rest in self.rests.items() if rest.until > now]
+
 
 class Credentials:
     """One event loop. `choose` looks at every credential of the upstream: there are a few, never many."""
