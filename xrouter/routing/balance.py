@@ -15,18 +15,17 @@ only weights are left, since how busy or fast a place is changes between two tur
 """
 
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Final
 
 from xrouter.config.settings import Balance
-from xrouter.routing.chance import Draw, race
+from xrouter.routing.chance import Draw, picked, race
 from xrouter.routing.health import Health
 from xrouter.routing.options import Option
 
 _UNKNOWN_BUSY: Final = float("inf")
 
-Price = Callable[[Option], Fraction]
-"""A route's price as routes are compared by it."""
+Price = Callable[[Option], float]
+"""A route's price as routes are compared by it: credits for a token of input and one of output."""
 
 
 def ranked(
@@ -40,7 +39,7 @@ def ranked(
     if balance == "weighted" or sticky:
         return race(options, draw)
     if balance == "least_busy":
-        return sorted(race(options, draw), key=lambda option: _load(option, health))
+        return sorted(options, key=lambda option: (_load(option, health), draw(option.seed)))
     return _two_choices(options, health, draw)
 
 
@@ -49,11 +48,12 @@ def _load(option: Option, health: Health) -> float:
 
 
 def _two_choices(options: Sequence[Option], health: Health, draw: Draw) -> list[Option]:
-    """The better of the two that win the race by weight, then the rest by how good they are."""
-    raced = race(options, draw)
-    if raced[1].weight and _wait_s(raced[1], health) < _wait_s(raced[0], health):
-        raced[0], raced[1] = raced[1], raced[0]
-    return raced[:1] + sorted(raced[1:], key=lambda option: (not option.weight, _wait_s(option, health)))
+    """The better of two that weight and chance choose, then the rest by how good they are."""
+    waits_s = {option: _wait_s(option, health) if option.weight else _UNKNOWN_BUSY for option in options}
+    one = picked(options, draw)
+    other = picked([option for option in options if option is not one], draw)
+    better = one if waits_s[one] <= waits_s[other] else other
+    return sorted(options, key=lambda option: -1.0 if option is better else waits_s[option])
 
 
 def _wait_s(option: Option, health: Health) -> float:

@@ -8,15 +8,15 @@ anything: the same function tells an operator what would be done with a request 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from typing import Final
+
+from msgspec import Struct
 
 from xrouter.catalog import Catalog, CatalogEntry, Sort
 from xrouter.config.settings import Settings
 from xrouter.context import Call, Principal, Target
 from xrouter.errors import BadRequest, Forbidden, ModelNotFound, NotFound, XRouterError
-from xrouter.ledger.prices import PriceBook, Rates
+from xrouter.ledger.prices import PriceBook
 from xrouter.providers.upstreams import Upstream
 from xrouter.routing.balance import ranked
 from xrouter.routing.chance import Draw, by_chance, by_session
@@ -25,14 +25,14 @@ from xrouter.routing.health import Health, Place
 from xrouter.routing.options import ModelOptions, Option, options_of
 from xrouter.routing.parts import canaries_last, chosen_canaries, copies
 from xrouter.routing.preferences import is_named, named_first, sort_of, sorted_by, thresholds_kept_first
+from xrouter.routing.rates import TodaysRates
 from xrouter.wire import ProviderPreferences
 from xrouter.world import World
 
 _LONGEST_NAME: Final = 128  # characters of an unknown model's name that a message repeats
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(Struct, frozen=True):
     """What routing reads of a request. `session` as `chance.session_of`; `at_s`: wall-clock, for the price in force."""
 
     call: Call
@@ -41,8 +41,7 @@ class Asking:
     at_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(Struct, frozen=True):
     """`ordered` may serve, the most wanted first; each of `left_out` may not, for its reason.
 
     `refusals`: why a name that was asked for gives no candidates. `left_alone`: those of `ordered` that are ejected now.
@@ -64,8 +63,7 @@ class Candidates:
         return self.refusals[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(Struct, frozen=True):
     """One model that was asked for: those of its options that fit, and the order that its name's suffix wants."""
 
     model: ModelOptions
@@ -90,7 +88,7 @@ class Chooser:
         self._health = health
         self._chance = by_chance(world)
         self._fallback = fallback
-        self._prices = PriceBook(settings)
+        self._rates = TodaysRates(PriceBook(settings))
         self._models = {entry.id: options_of(entry, upstreams) for entry in catalog}
 
     def candidates(self, asking: Asking) -> Candidates:
@@ -100,7 +98,7 @@ class Chooser:
             asking.call,
             asking.call.request.provider,
             self._catalog.upstreams(asking.principal),
-            lambda option: self._rates(option, asking),
+            lambda option: self._rates.of(option, asking.at_s),
         )
         left_out: list[tuple[Target, Reason]] = []
         groups: list[_Group] = []
@@ -158,7 +156,8 @@ class Chooser:
         """All groups' options. Those of places that are left alone come last, but stay: with nothing better, a try is
         better than a refusal (F05).
         """
-        canaries = chosen_canaries([group.model for group in groups], draw)
+        models = [group.model for group in groups if group.model.has_canary]
+        canaries = chosen_canaries(models, draw) if models else None
         if not alone:
             return self._arranged(groups, canaries, asking, draw)
         well = [
@@ -172,7 +171,7 @@ class Chooser:
         return self._arranged(well, canaries, asking, draw) + self._arranged(ill, canaries, asking, draw)
 
     def _arranged(
-        self, groups: Sequence[_Group], canaries: frozenset[Option], asking: Asking, draw: Draw
+        self, groups: Sequence[_Group], canaries: frozenset[Option] | None, asking: Asking, draw: Draw
     ) -> list[Option]:
         preferences = asking.call.request.provider
         sort, together = sort_of(preferences)
@@ -193,18 +192,19 @@ class Chooser:
             self._health,
             draw if sticky else self._chance,
             sticky=sticky,
-            price=lambda option: self._price(option, asking),
+            price=lambda option: self._rates.per_token(option, asking.at_s),
         )
 
     def _preferred(
-        self, options: list[Option], sort: Sort | None, canaries: frozenset[Option], asking: Asking
+        self, options: list[Option], sort: Sort | None, canaries: frozenset[Option] | None, asking: Asking
     ) -> list[Option]:
         preferences = asking.call.request.provider
         if sort is not None:
-            options = sorted_by(options, sort, self._health, lambda option: self._price(option, asking))
+            options = sorted_by(options, sort, self._health, lambda option: self._rates.per_token(option, asking.at_s))
         if preferences is not None:
             options = thresholds_kept_first(options, preferences, self._health)
-        options = canaries_last(options, canaries)
+        if canaries is not None:
+            options = canaries_last(options, canaries)
         if preferences is not None and preferences.order:
             options = named_first(options, preferences.order)
         return options
@@ -229,10 +229,3 @@ class Chooser:
             reason = Reason.ALLOW_FALLBACKS
         ordered[:] = [option for option in ordered if option not in dropped]
         return [(option.target, reason) for option in dropped]
-
-    def _rates(self, option: Option, asking: Asking) -> Rates:
-        return self._prices.quote((option.target,), asking.at_s).prices[option.target].rates
-
-    def _price(self, option: Option, asking: Asking) -> Fraction:
-        rates = self._rates(option, asking)
-        return Fraction(rates.input + rates.output, rates.denominator)

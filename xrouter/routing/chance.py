@@ -15,6 +15,8 @@ from xrouter.world import World
 
 _LONGEST_NAME: Final = 256  # characters of a conversation's name that are read, as of the header x-session-id
 _64: Final = 2**64 - 1
+_UNIT: Final = 2.0**-64
+_MULTIPLIER: Final = 0x9E3779B97F4A7C15  # 2**64 over the golden ratio (Knuth, volume 3, section 6.4)
 
 Draw = Callable[[int], float]
 """A number in (0, 1] for what has this seed. The same conversation draws the same number for the same seed."""
@@ -49,17 +51,25 @@ def by_session(session: str) -> Draw:
     name = seed_of(session)
 
     def draw(seed: int) -> float:
-        # The finalizer of SplitMix64: every bit of name and seed changes about half of the bits of the result.
-        mixed = name ^ seed
-        mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & _64
-        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _64
-        return ((mixed ^ (mixed >> 31)) + 1) / (_64 + 1)
+        # Both are hashes already. The product's upper bits depend on all bits of both, so that the numbers which one name
+        # draws for two seeds have nothing to do with each other (tests/routing/test_chance.py).
+        return (((name ^ seed) * _MULTIPLIER & _64) + 1) * _UNIT
 
     return draw
 
 
 def by_chance(world: World) -> Draw:
     return lambda seed: 1.0 - world.random()
+
+
+def picked(runners: Sequence[W], draw: Draw) -> W:
+    """One, with a chance in proportion to its weight; of weightless ones the first."""
+    point = draw(0) * sum([runner.weight for runner in runners])
+    for runner in runners:
+        point -= runner.weight
+        if point <= 0:
+            return runner
+    return runners[-1]  # what the rounding of a sum of many has left over
 
 
 def race(runners: Sequence[W], draw: Draw) -> list[W]:

@@ -69,7 +69,10 @@ def checks(
 
 
 def reason_against(option: Option, demands: Sequence[tuple[Reason, Check]]) -> Reason | None:
-    return next((reason for reason, passes in demands if not passes(option)), None)
+    for reason, passes in demands:
+        if not passes(option):
+            return reason
+    return None
 
 
 def within(rates: Rates, most: MaxPrice) -> bool:

@@ -13,14 +13,15 @@ from xrouter.routing.health import Place
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Option:
-    """One route of one model. `names`: what a request may call it by. Percents as configured."""
+    """One route of one model. `names`: what a request may call it by, its upstream and that one's provider."""
 
     target: Target
     place: Place
+    provider: str
     names: frozenset[str]
     weight: int
-    canary: float
-    shadow: float
+    canary: float  # percent
+    shadow: float  # percent
     seed: int  # of its place: the same in every process, as rendezvous hashing needs it
     parameters: frozenset[str]  # request fields that have an effect there
     keeps_data: bool  # whether it may keep what it is sent, though the request says `data_collection: deny`
@@ -64,6 +65,7 @@ def _option(
     return Option(
         target=target,
         place=(target.upstream, target.model),
+        provider=settings.provider,
         names=frozenset({target.upstream, settings.provider}),
         weight=weight,
         canary=canary,

@@ -11,21 +11,16 @@ from xrouter.routing.chance import Draw
 from xrouter.routing.fitting import Check, Reason, reason_against
 from xrouter.routing.options import ModelOptions, Option
 
-_NONE: Final[frozenset[Option]] = frozenset()
-_SHADOW: Final = 0x9E3779B97F4A7C15  # makes a shadow's draw another than the one by which its place is ranked
+_SHADOW: Final = 0x5851F42D4C957F2D  # makes a shadow's draw another than the one by which its place is ranked
 
 
 def chosen_canaries(models: Sequence[ModelOptions], draw: Draw) -> frozenset[Option]:
     """Of each model the canary that this request tries first, if it is one of its percent."""
-    if not any(model.has_canary for model in models):
-        return _NONE
     return frozenset(option for model in models if (option := _chosen(model, draw)) is not None)
 
 
 def canaries_last(options: list[Option], chosen: frozenset[Option]) -> list[Option]:
     """The chosen canaries first, the other canaries last."""
-    if not any(option.canary for option in options):
-        return options
     return sorted(options, key=lambda option: 0 if option in chosen else 2 if option.canary else 1)
 
 

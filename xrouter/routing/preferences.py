@@ -45,7 +45,11 @@ def thresholds_kept_first(options: Sequence[Option], preferences: ProviderPrefer
 def named_first(options: Sequence[Option], order: Sequence[str]) -> list[Option]:
     """Those that `order` names, as it names them; then the others."""
     places = {name: place for place, name in reversed(list(enumerate(order)))}
-    return sorted(options, key=lambda option: min(places.get(name, len(order)) for name in option.names))
+    last = len(order)
+    return sorted(
+        options,
+        key=lambda option: min(places.get(option.target.upstream, last), places.get(option.provider, last)),
+    )
 
 
 def is_named(option: Option, order: Sequence[str]) -> bool:
