@@ -28,6 +28,7 @@ _ENDPOINTS: Final = (
     _query("parameters", "parameters/{author}/{slug}"),
     _query("parameters_flat", "parameters/{model}"),
     _query("providers", "providers"),
+    _query("providers_status", "providers/status"),
     _query("generation", "generation"),
     _query("key", "key"),
     _query("key", "auth/key"),

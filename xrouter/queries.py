@@ -19,6 +19,7 @@ from xrouter.surfaces.openrouter_account import AccountShapes
 from xrouter.surfaces.openrouter_generation import GenerationShapes
 from xrouter.surfaces.openrouter_keys import KeyShapes, Once
 from xrouter.surfaces.openrouter_models import ModelShapes
+from xrouter.surfaces.openrouter_providers import ProviderStatus
 from xrouter.surfaces.openrouter_tokens import MOST_BYTES, TokenShapes
 
 _MOST_BYTES: Final = 64 * 1024
@@ -81,6 +82,7 @@ class Queries:
 
     def __init__(self, services: Services) -> None:
         self._models_of = ModelShapes(services)
+        self._provider_status = ProviderStatus(services)
         self._account = AccountShapes(services)
         self._generations = GenerationShapes(services)
         self._keys = KeyShapes(services)
@@ -97,6 +99,7 @@ class Queries:
             "parameters": self._parameters,
             "parameters_flat": self._parameters,
             "providers": self._providers,
+            "providers_status": self._providers_status,
             "generation": self._generation,
             "key": self._key,
             "credits": self._credits,
@@ -140,6 +143,9 @@ class Queries:
 
     async def _providers(self, ask: Ask) -> dict[str, Any]:
         return self._models_of.providers()
+
+    async def _providers_status(self, ask: Ask) -> dict[str, Any]:
+        return self._provider_status.status(ask.principal)
 
     async def _generation(self, ask: Ask) -> dict[str, Any]:
         return await self._generations.generation(ask.principal, ask.query.get("id"))
