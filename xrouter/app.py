@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -26,6 +26,7 @@ from xrouter.observe.snapshots import exposition, merge, take
 from xrouter.providers.upstreams import build_upstreams
 from xrouter.routing.health import Health
 from xrouter.routing.health_settings import HealthSettings
+from xrouter.routing.shared_open import open_sharing
 from xrouter.store.accounts import Accounts
 from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
@@ -33,6 +34,9 @@ from xrouter.upstream.credentials import Credentials
 from xrouter.wire import encode_json
 from xrouter.workers.fleet import FleetLink
 from xrouter.world import RealWorld, World
+
+if TYPE_CHECKING:
+    from xrouter.routing.shared import SharedHealth  # imported for a Redis only
 
 log = logging.getLogger("xrouter.app")
 
@@ -87,6 +91,7 @@ class Gateway:
         self._keys: KeyRing | None = None
         self._ledger: Ledger | None = None
         self._limits: LimitStore | None = None
+        self._sharing: SharedHealth | None = None
         self._running: _Running | None = None
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -107,6 +112,10 @@ class Gateway:
         await self._limits.start()
         self._running = await self._build(self.settings)
         self.health.configure(self._running.health)
+        self.health.keep(self._running.services.catalog.places())
+        self._sharing = open_sharing(self.settings, self.health, self.world)
+        if self._sharing is not None:
+            self._sharing.start()
         self.metrics.registry.register(self._running.collector)
 
     async def aclose(self) -> None:
@@ -115,6 +124,8 @@ class Gateway:
             self._running.requests = 0
             await self._running.close_if_done()
         await asyncio.gather(*self._closings)
+        if self._sharing is not None:
+            await self._sharing.aclose()
         if self._ledger is not None:
             await self._ledger.aclose()
         if self._limits is not None:
