@@ -58,7 +58,6 @@ class Answer:
             self._renderer = renderer(self._ctx.call, self._head(call.target))
         data = self._renderer.feed(events)
         if data and self.streams:
-            await self._start()
             await self._send(data, events)
 
     async def complete(self, usage: Usage | None, cost: int | None) -> None:
@@ -72,7 +71,6 @@ class Answer:
             if cost is not None:
                 headers.append((b"x-xrouter-cost", b"%d.%09d" % divmod(cost, 10**9)))
             headers.append((b"content-length", b"%d" % len(last)))
-        await self._start()
         await self._send_last(last)
 
     async def fail(self, error: XRouterError, target: Target) -> None:
@@ -111,7 +109,7 @@ class Answer:
         return AnswerHead(ctx.generation_id, name, int(ctx.started_at), target.upstream, ctx.openrouter)
 
     async def _start(self) -> None:
-        """The response's head, once."""
+        """The response's head, once. A comment that is sending it is waited for first (`KeepAlive.pause`)."""
         if self.started:
             return
         self.started = True
@@ -131,6 +129,7 @@ class Answer:
         keep_alive = self._keep_alive
         if keep_alive is not None:
             await keep_alive.pause()
+        await self._start()
         await self._pass_on({"type": "http.response.body", "body": data, "more_body": True, "xrouter.events": events})
         if keep_alive is not None:
             keep_alive.resume()
@@ -139,6 +138,7 @@ class Answer:
         if self._keep_alive is not None:
             await self._keep_alive.pause()
             self._keep_alive.stop()
+        await self._start()
         await self._pass_on({"type": "http.response.body", "body": data, "more_body": False, "xrouter.events": ()})
 
     async def _comment(self, data: bytes) -> None:
