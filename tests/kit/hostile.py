@@ -81,10 +81,12 @@ class Hostile:
     A script may fail with the connection it is serving; any other error of it is raised at the end of the block.
     """
 
-    def __init__(self, script: Script, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self, script: Script, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.script = script
         self.peers: list[Peer] = []
-        self.port = 0
+        self.port = port
         self._tls = tls
         self._host = host
         self._tasks: set[asyncio.Task[None]] = set()
@@ -105,7 +107,7 @@ class Hostile:
             await asyncio.wait(tuple(self._tasks))
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, self._host, 0, ssl=self._tls, backlog=512)
+        self._server = await asyncio.start_server(self._accept, self._host, self.port, ssl=self._tls, backlog=512)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

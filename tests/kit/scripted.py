@@ -57,13 +57,13 @@ async def _silent(peer: Peer) -> None:
 
 
 @contextmanager
-def scripted_upstream() -> Iterator[Scripted]:
-    """Answers nothing until a script is set."""
+def scripted_upstream(port: int = 0) -> Iterator[Scripted]:
+    """Answers nothing until a script is set. On a port of the kernel's choice, or on `port`."""
     started = threading.Event()
     found: list[Scripted] = []
 
     async def serve() -> None:
-        async with Hostile(_silent) as hostile:
+        async with Hostile(_silent, port=port) as hostile:
             scripted = Scripted(hostile, asyncio.get_running_loop())
             found.append(scripted)
             started.set()
