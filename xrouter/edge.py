@@ -53,7 +53,7 @@ class Edge:
         last_resort = LastResort(scope, lambda: ctx.client_abort == "drain_and_bill")
         error: XRouterError | None = None
         left = False
-        self.metrics.in_flight.inc()
+        self.metrics.in_flight += 1
         try:
             ctx.endpoint, ctx.path_args, ctx.openrouter = self.router.find(scope["path"], scope["method"])
             chain = self.chain.inference if ctx.endpoint.inference else self.chain.query
@@ -84,7 +84,7 @@ class Edge:
             error = InternalError()
         finally:
             last_resort.close()
-            self.metrics.in_flight.dec()
+            self.metrics.in_flight -= 1
             try:
                 if error is not None:
                     await response.fail(error)

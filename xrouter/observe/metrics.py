@@ -4,15 +4,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from xrouter.context import Outcome, RequestContext
+from xrouter.context import RequestContext, Target
 from xrouter.errors import XRouterError
 from xrouter.filters.base import Services
 from xrouter.limits.metrics import limit_metrics
 from xrouter.observe.logs import LogWriter
+from xrouter.observe.series import Count, Counters, Spread, Spreads
 from xrouter.providers.metrics import upstream_metrics
 from xrouter.routing.metrics import health_metrics
 
@@ -24,122 +25,107 @@ _OVERHEAD: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 
 @dataclass(frozen=True, slots=True)
 class _Series:
-    """The children that one kind of request moves."""
+    """The series that one kind of request moves."""
 
-    model: str
-    requests: Counter
-    duration: Histogram
-    first_token: Histogram
-    input_reported: Counter
-    output_reported: Counter
-    estimate_ratio: Histogram
+    requests: Count
+    duration: Spread
+    stream_ends: Count
+    first_token: Spread
+    input_tokens: Count
+    output_tokens: Count
+    estimate_ratio: Spread
 
 
 class Metrics:
     """One process's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, str, int], _Series] = {}
-        self.registry = CollectorRegistry()
-        registry = self.registry
-        self.requests = Counter(
-            "xrouter_requests", "Requests answered", ["endpoint", "model", "upstream", "status"], registry=registry
+        self._known: dict[tuple[str, int, Target | None, str, str], _Series] = {}
+        self.in_flight = 0
+        self.requests = Counters("xrouter_requests", "Requests answered", ["endpoint", "model", "upstream", "status"])
+        self.errors = Counters("xrouter_errors", "Requests refused or failed", ["origin", "type"])
+        self.upstream_errors = Counters(
+            "xrouter_upstream_errors", "Attempts that an upstream failed", ["upstream", "kind"]
         )
-        self.errors = Counter("xrouter_errors", "Requests refused or failed", ["origin", "type"], registry=registry)
-        self.upstream_errors = Counter(
-            "xrouter_upstream_errors", "Attempts that an upstream failed", ["upstream", "kind"], registry=registry
+        self.stream_ends = Counters("xrouter_stream_end", "How calls ended", ["reason"])
+        self.duration = Spreads(
+            "xrouter_request_seconds", "From a request's head to its last byte", ["endpoint"], _SECONDS
         )
-        self.stream_ends = Counter("xrouter_stream_end", "How calls ended", ["reason"], registry=registry)
-        self.duration = Histogram(
-            "xrouter_request_seconds",
-            "From a request's head to its last byte",
-            ["endpoint"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.first_token = Spreads("xrouter_first_token_seconds", "To an answer's first piece", ["upstream"], _SECONDS)
+        self.overhead = Spreads(
+            "xrouter_overhead_seconds", "The gateway's part of the time to first byte", [], _OVERHEAD
         )
-        self.first_token = Histogram(
-            "xrouter_first_token_seconds",
-            "To an answer's first piece",
-            ["upstream"],
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.overhead = Histogram(
-            "xrouter_overhead_seconds",
-            "The gateway's part of the time to first byte",
-            buckets=_OVERHEAD,
-            registry=registry,
-        )
-        self.tokens = Counter("xrouter_tokens", "Tokens served", ["model", "kind", "source"], registry=registry)
-        self.estimate_ratio = Histogram(
+        self.tokens = Counters("xrouter_tokens", "Tokens served", ["model", "kind", "source"])
+        self.estimate_ratio = Spreads(
             "xrouter_token_estimate_ratio",
             "Input tokens as the provider reported them, over those estimated before",
             ["model"],
-            buckets=_RATIOS,
-            registry=registry,
+            _RATIOS,
         )
-        self.in_flight = Gauge("xrouter_in_flight", "Requests under way", registry=registry)
+        self.front_refusals = Counters("xrouter_front_refusals", "Requests refused before the chain", ["status"])
+        self._overhead = self.overhead.labels()
+        self.registry = CollectorRegistry()
+        for family in (
+            self.requests, self.errors, self.upstream_errors, self.stream_ends, self.duration, self.first_token,
+            self.overhead, self.tokens, self.estimate_ratio,
+        ):  # fmt: skip
+            self.registry.register(family)
+        in_flight = Gauge("xrouter_in_flight", "Requests under way", registry=self.registry)
+        in_flight.set_function(lambda: self.in_flight)
         self.ledger_imbalance = Gauge(
-            "xrouter_ledger_imbalance", "Nanocredits by which the ledger is wrong: always 0", registry=registry
+            "xrouter_ledger_imbalance", "Nanocredits by which the ledger is wrong: always 0", registry=self.registry
         )
-        self.front_refusals = Counter(
-            "xrouter_front_refusals", "Requests refused before the chain", ["status"], registry=registry
-        )
+        self.registry.register(self.front_refusals)
 
     def finished(
         self, ctx: RequestContext, status: int, seconds: float, overhead_s: float | None, error: XRouterError | None
     ) -> None:
         """Count one request that has ended."""
-        outcome: Outcome | None = ctx.outcome if ctx.provided("outcome") else None
-        target = outcome.target if outcome else None
-        series = self._series(
-            ctx.endpoint.name,
-            target.public_model if target else "unknown",
-            target.upstream if target else "unknown",
-            status,
-        )
+        if error is not None:
+            self.errors.labels(error.origin.value, error.type).inc()
+        if overhead_s is not None:
+            self._overhead.observe(overhead_s)
+        if not ctx.provided("outcome"):
+            self._refused(ctx.endpoint.name, status, seconds)
+            return
+        outcome = ctx.outcome
+        usage = outcome.usage
+        source = usage.source if usage is not None else "reported"
+        kind = (ctx.endpoint.name, status, outcome.target, outcome.end, source)
+        series = self._known.get(kind)
+        if series is None:
+            series = self._known[kind] = self._series(*kind)
         series.requests.inc()
         series.duration.observe(seconds)
-        if error is not None:
-            self.errors.labels(error.origin, error.type).inc()
-        if overhead_s is not None:
-            self.overhead.observe(overhead_s)
-        if outcome is None:
-            return
-        self.stream_ends.labels(outcome.end).inc()
+        series.stream_ends.inc()
         for attempt in outcome.attempts:
             if attempt.kind is not None:
                 self.upstream_errors.labels(attempt.upstream, attempt.kind).inc()
         if outcome.first_token_s is not None:
             series.first_token.observe(outcome.first_token_s)
-        if usage := outcome.usage:
-            if usage.source == "reported":
-                series.input_reported.inc(usage.input_tokens)
-                series.output_reported.inc(usage.output_tokens)
-                if ctx.provided("estimate") and ctx.estimate.input_tokens:
-                    series.estimate_ratio.observe(usage.input_tokens / ctx.estimate.input_tokens)
-            else:
-                self.tokens.labels(series.model, "input", usage.source).inc(usage.input_tokens)
-                self.tokens.labels(series.model, "output", usage.source).inc(usage.output_tokens)
+        if usage is not None:
+            series.input_tokens.inc(usage.input_tokens)
+            series.output_tokens.inc(usage.output_tokens)
+            if usage.source == "reported" and ctx.provided("estimate") and ctx.estimate.input_tokens:
+                series.estimate_ratio.observe(usage.input_tokens / ctx.estimate.input_tokens)
 
-    def _series(self, endpoint: str, model: str, upstream: str, status: int) -> "_Series":
+    def _refused(self, endpoint: str, status: int, seconds: float) -> None:
+        """It never came to a call of an upstream, or had no need of one."""
+        self.requests.labels(endpoint, "unknown", "unknown", str(status)).inc()
+        self.duration.labels(endpoint).observe(seconds)
+
+    def _series(self, endpoint: str, status: int, target: Target | None, end: str, source: str) -> _Series:
         """The label look-ups of one kind of request, done once: they cost more than the counting."""
-        kind = (endpoint, model, upstream, status)
-        series = self._known.get(kind)
-        if series is None:
-            series = self._known[kind] = _Series(
-                model=model,
-                requests=self.requests.labels(endpoint, model, upstream, str(status)),
-                duration=self.duration.labels(endpoint),
-                first_token=self.first_token.labels(upstream),
-                input_reported=self.tokens.labels(model, "input", "reported"),
-                output_reported=self.tokens.labels(model, "output", "reported"),
-                estimate_ratio=self.estimate_ratio.labels(model),
-            )
-        return series
-
-    def exposition(self) -> bytes:
-        return generate_latest(self.registry)
+        model, upstream = (target.public_model, target.upstream) if target is not None else ("unknown", "unknown")
+        return _Series(
+            requests=self.requests.labels(endpoint, model, upstream, str(status)),
+            duration=self.duration.labels(endpoint),
+            stream_ends=self.stream_ends.labels(end),
+            first_token=self.first_token.labels(upstream),
+            input_tokens=self.tokens.labels(model, "input", source),
+            output_tokens=self.tokens.labels(model, "output", source),
+            estimate_ratio=self.estimate_ratio.labels(model),
+        )
 
 
 class ServicesCollector(Collector):
