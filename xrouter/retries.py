@@ -36,8 +36,8 @@ class RetryBudgetSettings:
 class RetryBudget:
     """What keeps the retries of one upstream from becoming its storm (fault matrix F04). One process's own.
 
-    Each request earns `ratio` of a retry; a retry costs a whole one. Out of `n` requests in `t` seconds come at most
-    max(ratio · n, min_per_s · t) + 3 retries and hedged attempts: the floor is a rate and no second source.
+    Each request earns `ratio` of a retry; a retry costs a whole one. Out of `n` requests at a steady rate in `t`
+    seconds come at most max(ratio · n, min_per_s · t) + 3 retries and hedges: the floor is a rate and no second source.
     """
 
     def __init__(self, world: World) -> None:
