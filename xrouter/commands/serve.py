@@ -115,7 +115,7 @@ def _serve_with_workers(
     supervisor_log.setLevel(logging.INFO)
     try:
         with TemporaryFile() as turns:
-            return Supervisor(settings, source, serve_worker, announce).run()
+            return Supervisor(settings, source, listener, serve_worker, announce).run()
     finally:
         listener.close()
 

@@ -21,6 +21,7 @@ import uvloop
 from xrouter.config.settings import Server
 from xrouter.front.connection import BUFFER_BYTES, Connection, Front
 from xrouter.front.refusal import Refusal
+from xrouter.front.takeover import QUEUE_S, send_to_the_newer
 from xrouter.world import RealWorld, World
 
 Lifespan = Literal["auto", "on", "off"]
@@ -90,6 +91,10 @@ class FrontServer(uvicorn.Server):
         uvicorn ends the lifespan right after it has cancelled what outlives the drain. Here that is cancelled first, and
         uvicorn waits for it, so that cancelled requests can settle.
         """
+        if any(listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for listener in self.sockets):
+            for listener in self.sockets:
+                send_to_the_newer(listener)
+            await asyncio.sleep(QUEUE_S)
         for server in self.servers:
             server.close()
         connections = self.server_state.connections
@@ -120,12 +125,21 @@ class FrontServer(uvicorn.Server):
 def listen(server: Server, *, reuse_port: bool = False) -> socket.socket:
     """A listening socket at the configured address; port 0 takes one from the kernel. Raises OSError.
 
+    With `reuse_port` it is bound, and begins to listen when the server starts: a process that shares the address with
+    another is given no connection before it can serve it.
+
     Accepted sockets inherit its options. A client that acknowledges nothing for `write_timeout_s` is given up by the
     kernel (TCP_USER_TIMEOUT, RFC 5482), also where only the odd heartbeat is written to it. And the kernel keeps little
     that is unsent (TCP_NOTSENT_LOWAT), so that a slow reader is felt at once, whatever the socket's buffer has grown to.
     """
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    listener = socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG, reuse_port=reuse_port)
+    if reuse_port:
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((server.host, server.port))
+    else:
+        listener = socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG)
     _bound_writes(listener, server.write_timeout_s)
     return listener
 

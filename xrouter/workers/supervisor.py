@@ -89,12 +89,18 @@ class _Reload:
 class Supervisor:
     """`serve_worker(channel, number, settings)` is run in each child, and its result is the child's exit code.
 
-    `announce` is called once all workers serve for the first time.
+    `listener` is what all workers accept from. `announce` is called once they all serve for the first time.
     """
 
     def __init__(
-        self, settings: Settings, source: Source, serve_worker: ServeWorker, announce: Callable[[], None]
+        self,
+        settings: Settings,
+        source: Source,
+        listener: socket.socket,
+        serve_worker: ServeWorker,
+        announce: Callable[[], None],
     ) -> None:
+        self._listener = listener
         self._settings = settings
         self._source = source
         self._serve_worker = serve_worker
@@ -184,6 +190,8 @@ class Supervisor:
             self._wake_read.close()
             self._wake_write.close()
             code = self._serve_worker(channel, number, self._settings)
+        except SystemExit as ended:  # uvicorn's way to say that the start has failed
+            code = ended.code if isinstance(ended.code, int) else 1
         except BaseException:
             traceback.print_exc()
         finally:
@@ -227,6 +235,7 @@ class Supervisor:
         if self._stop_by is not None:
             return
         self._stop_by = time.monotonic() + self._settings.server.drain_s + _SETTLE_S
+        self._listener.close()  # or what comes while the workers drain would wait for nobody
         self._due.clear()
         self._rolling.clear()
         for worker in self._workers:
