@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import pytest
 from kit.cancel import cancel_at_every_await
@@ -188,3 +189,45 @@ async def test_random_walk() -> None:
     assert {type(result) for result in results} <= {type(None), asyncio.CancelledError, UpstreamError}
     assert (gate.active, gate.waiting) == (0, 0)
     assert not gate._queues
+
+
+async def test_a_spare_place_is_given_up_to_the_first_who_waits() -> None:
+    """Fails if `_wait` asks nobody to give up: the caller would wait for as long as the spare work takes."""
+    gate = Gate("g", 2, 10)
+    asked: list[str] = []
+
+    def give_up(name: str) -> Callable[[], object]:
+        return lambda: asked.append(name)
+
+    spare = [give_up("first"), give_up("second")]
+    assert all(gate.take_spare(each) for each in spare)
+    assert not gate.take_spare(give_up("third")), "never more than its places"
+    waiting = asyncio.create_task(gate.acquire("a"))
+    await settle()
+    assert (asked, waiting.done()) == (["first"], False)
+    gate.release_spare(spare[0])
+    await settle()
+    assert waiting.done()
+    assert gate.active == 2
+    gate.release_spare(spare[1])
+    gate.release()
+    assert (gate.active, gate.waiting) == (0, 0)
+
+
+async def test_spare_work_that_has_ended_is_asked_nothing() -> None:
+    gate = Gate("g", 1, 10)
+    asked: list[int] = []
+
+    def give_up() -> None:
+        asked.append(1)
+
+    assert gate.take_spare(give_up)
+    gate.release_spare(give_up)
+    await gate.acquire("a")
+    waiting = asyncio.create_task(gate.acquire("a"))
+    await settle()
+    assert asked == []
+    gate.release()
+    await waiting
+    gate.release()
+    assert gate.active == 0
