@@ -240,7 +240,7 @@ def test_one_process_reloads_the_same_way(alone: Path, sandbox: Sandbox) -> None
 
 
 def test_another_instance_takes_over_the_port(alone: Path, sandbox: Sandbox) -> None:
-    """A new version beside the old one, which then drains: no request fails (tests/front/test_takeover.py: the kernel's part).
+    """A new version beside the old one, which then drains: no request fails. The kernel has its own test: test_takeover.py.
 
     Fails without `reuse_port`: the new one cannot listen.
     """
