@@ -179,8 +179,11 @@ class _Response:
     async def send(self, message: Message) -> None:
         """The chain's `send`: every response leaves with the ids and what filters have added."""
         if message["type"] == "http.response.start":
-            self._begin(message["status"], message.setdefault("headers", []))
-        elif not message.get("more_body", False):
+            self._begin(message.setdefault("headers", []))
+            await self._send(message)
+            self.status = message["status"]  # only now: a head that waited for a slow client may have been cancelled
+            return
+        if not message.get("more_body", False):
             self._ended = True
         await self._send(message)
 
@@ -202,9 +205,8 @@ class _Response:
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 
-    def _begin(self, status: int, headers: Any) -> None:
+    def _begin(self, headers: Any) -> None:
         ctx = self._ctx
-        self.status = status
         self._streams = any(name == b"content-type" and value.startswith(b"text/event") for name, value in headers)
         self.overhead_s = max(0.0, self._world.monotonic() - ctx.started - ctx.upstream_s)
         headers.append((b"x-request-id", ctx.request_id.encode()))

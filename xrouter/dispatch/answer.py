@@ -15,7 +15,7 @@ _FOLD_EVENTS = 512  # delivered events kept before their tokens are counted: bou
 
 
 class Answer:
-    """Once it has `started`, the client has something and nothing may be tried again."""
+    """Once it has `started`, nothing may be tried again. Once it has `begun`, the client has the head."""
 
     def __init__(self, services: Services, ctx: RequestContext, send: Send) -> None:
         self._catalog = services.catalog
@@ -25,6 +25,7 @@ class Answer:
         self._keep_alive = KeepAlive(self._comment) if ctx.call.stream else None
         self._renderer: Renderer | None = None
         self.started = False
+        self.begun = False  # a head that waits for its settlement, or for a slow client, may never leave
         self.streams = ctx.call.stream
         self.asked_at = 0.0  # monotonic: since when the client has waited for the attempt under way
         self.call: UpstreamCall | None = None  # the one whose answer this is
@@ -86,7 +87,7 @@ class Answer:
 
     def usage(self, *, whole: bool) -> Usage | None:
         """What was generated: of an answer that is not `whole`, what the client was sent. None: nothing."""
-        if not whole and not (self.started and (self._delivered or self._delivered_tokens)):
+        if not whole and not (self.begun and (self._delivered or self._delivered_tokens)):
             return None
         usage = self.call.translator.usage if self.call is not None else None
         return usage or self._counted()
@@ -124,6 +125,7 @@ class Answer:
         else:
             headers = [(b"content-type", b"application/json")]
         await self._pass_on({"type": "http.response.start", "status": 200, "headers": headers})
+        self.begun = True
 
     async def _send(self, data: bytes, events: Sequence[Event]) -> None:
         keep_alive = self._keep_alive

@@ -56,7 +56,7 @@ class Relay:
             await self._try_targets()
         except XRouterError as error:
             self.conclude("client_abort" if self.left else "upstream_error", error)
-            if not answer.started:
+            if not answer.begun:
                 raise
             assert self.target is not None
             await answer.fail(error, self.target)
@@ -70,7 +70,7 @@ class Relay:
         """The gateway is stopping: a stream gets its last event, as for any other break."""
         error = ShuttingDown()
         self.conclude("shutdown", error)
-        if self.answer.started and self.answer.streams and self.target is not None:
+        if self.answer.begun and self.answer.streams and self.target is not None:
             await self.answer.fail(error, self.target)
 
     def conclude(self, end: End, error: XRouterError | None = None, *, whole: bool = False) -> None:
