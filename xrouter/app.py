@@ -26,6 +26,7 @@ from xrouter.observe.snapshots import exposition, merge, take
 from xrouter.providers.upstreams import build_upstreams
 from xrouter.routing.health import Health
 from xrouter.routing.health_settings import HealthSettings
+from xrouter.routing.probes import Prober
 from xrouter.routing.shared_open import open_sharing
 from xrouter.store.accounts import Accounts
 from xrouter.store.engine import reason
@@ -52,10 +53,12 @@ class _Running:
     edge: Edge
     collector: ServicesCollector
     health: HealthSettings
+    prober: Prober
     requests: int = 0
     retired: bool = False
 
     async def close_if_done(self) -> None:
+        await self.prober.aclose()
         if self.retired and self.requests == 0:
             await self.chain.aclose()
             for upstream in self.services.upstreams.values():
@@ -116,6 +119,7 @@ class Gateway:
         self._sharing = open_sharing(self.settings, self.health, self.world)
         if self._sharing is not None:
             self._sharing.start()
+        self._running.prober.start()
         self.metrics.registry.register(self._running.collector)
 
     async def aclose(self) -> None:
@@ -152,6 +156,7 @@ class Gateway:
         self._running, self.settings = new, prepared.settings
         self.health.configure(new.health)
         self.health.keep(new.services.catalog.places())
+        new.prober.start()
         if old is not None:
             self.metrics.registry.unregister(old.collector)
             old.retired = True
@@ -197,8 +202,9 @@ class Gateway:
         finally:
             self.health.configure(before)  # what the new filters want of it holds from the moment that they serve
         await chain.start()
+        prober = Prober(upstreams, services.catalog.places(), self.health, self.world, self._leads)
         edge = Edge(chain, self.world, self.log_writer, self.metrics, settings.server.trusted_proxies)
-        return _Running(services, chain, edge, ServicesCollector(services, self.log_writer), wanted)
+        return _Running(services, chain, edge, ServicesCollector(services, self.log_writer), wanted, prober)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -249,6 +255,10 @@ class Gateway:
         """The metrics of all processes that serve with this one."""
         others = (await self.fleet.view()).metrics if self.fleet is not None else []
         return exposition(merge([take(self.metrics.registry), *others]))
+
+    def _leads(self) -> bool:
+        """Whether this process makes the probes of upstreams."""
+        return self._sharing is None or self._sharing.leads
 
     def _ready(self) -> bool:
         return not self.draining and self._keys is not None and self._keys.lag_s < _STALE_KEYS_S

@@ -154,7 +154,7 @@ tiers: {Free: {requests: [often]}}
     ]  # fmt: skip
     assert found[4] == (
         "5:35: unknown key 'base_ulr'; known: api_key, auth_url, base_url, concurrency, data_collection, engine, keep_alive_s, "
-        "key_file, loud, provider, proxy, queue_s, quota_rest_s, scope, timeouts, tls, token, wait_s, zdr; did you mean 'base_url'?"
+        "key_file, loud, probe, provider, proxy, queue_s, quota_rest_s, scope, timeouts, tls, token, wait_s, zdr; did you mean 'base_url'?"
     )
 
 

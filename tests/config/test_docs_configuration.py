@@ -24,6 +24,7 @@ SECTIONS = {
     "`upstreams`": settings.UpstreamSettings,
     "`upstreams.*.tls`": settings.Tls,
     "`upstreams.*.timeouts`": settings.Timeouts,
+    "`upstreams.*.probe`": settings.Probe,
     "`models`": settings.ModelSettings,
     "`models.*.routes`": settings.RouteSettings,
     "`models.*.price`": settings.Price,

@@ -60,6 +60,15 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Asking an upstream for its list of models, while no request tells how it does."""
+
+    interval_s: float = 15.0
+    timeout_s: float = 5.0
+    failures: int = 2  # in a row, after which all its models are left alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSettings:
     """What every upstream has. A provider's own Config adds its keys: credentials, scope, folder, …"""
 
@@ -76,6 +85,7 @@ class UpstreamSettings:
     engine: Literal["http1", "httpx2"] | None = None  # None: http1, or httpx2 where `proxy` is set
     proxy: str | None = field(default=None, repr=False)  # may hold a password
     keep_alive_s: float = 30.0  # an idle pooled connection is closed after that
+    probe: Probe | None = None  # None: what its requests tell is enough
     data_collection: Literal["allow", "deny"] | None = None  # whether it may keep what it is sent; None: `obeys_deny`
     zdr: bool = False  # zero data retention: nothing is kept, not even for a while
 

@@ -87,6 +87,10 @@ class Health:
         self.settings = HealthSettings()
         self._configured: set[Place] = set()
         self.ejections: dict[tuple[str, str], int] = {}  # begun, by upstream and reason; "peer": found out elsewhere
+        self.probes: dict[
+            tuple[str, str], int
+        ] = {}  # by upstream and result: they outlive the configuration that wants them
+        self.shared: bool | None = None  # whether the peers are told; None: nobody is to be
         self.on_change: Change | None = None  # whoever shares ejections; not told of those that a peer brought
 
     def configure(self, settings: HealthSettings) -> None:

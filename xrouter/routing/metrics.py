@@ -18,3 +18,11 @@ def health_metrics(health: Health) -> Iterator[Metric]:
     for counted, number in health.ejections.items():
         begun.add_metric(list(counted), number)
     yield begun
+    probes = CounterMetricFamily("xrouter_upstream_probes", "Active probes", labels=["upstream", "result"])
+    for counted, number in health.probes.items():
+        probes.add_metric(list(counted), number)
+    yield probes
+    if health.shared is not None:
+        shared = GaugeMetricFamily("xrouter_health_shared", "Whether ejections are shared through Redis")
+        shared.add_metric([], float(health.shared))
+        yield shared

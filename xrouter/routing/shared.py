@@ -66,7 +66,7 @@ class SharedHealth:
 
     def start(self) -> None:
         """No I/O: the task connects, and goes on trying while there is nobody to connect to."""
-        self._health.on_change = self._note
+        self._health.on_change, self._health.shared = self._note, False
         self._task = asyncio.create_task(self._run(), name="sharing of ejections")
 
     async def aclose(self) -> None:
@@ -89,7 +89,7 @@ class SharedHealth:
                 await self._down(error)
                 continue
             if not self.up:
-                self.up = True
+                self.up = self._health.shared = True
                 log.info("ejections are shared through Redis")
             try:
                 async with asyncio.timeout(EVERY_S):
@@ -147,7 +147,7 @@ class SharedHealth:
         """Say so once, and drop the connections: after a failover they may lead to a server that is now a replica."""
         if self.up:
             log.warning("ejections are not shared, Redis is away (%s)", str(error)[:200] or type(error).__name__)
-        self.up, self.leads = False, True
+        self.up, self.leads, self._health.shared = False, True, False
         try:
             async with asyncio.timeout(_DEADLINE_S):
                 await self._client.aclose()
