@@ -14,7 +14,7 @@ from xrouter.catalog import Catalog
 from xrouter.chain import Chain, build_chain
 from xrouter.config.settings import Settings
 from xrouter.edge import Edge
-from xrouter.filters.base import Receive, Scope, Send, Services
+from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import open_ledger
@@ -97,6 +97,7 @@ class Gateway:
         self._sharing: SharedHealth | None = None
         self._running: _Running | None = None
         self._closings: set[asyncio.Task[None]] = set()
+        self._admin: ASGIApp | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -106,10 +107,16 @@ class Gateway:
 
     async def start(self) -> None:
         """Open the store, start the parts. Raises StoreError, StoreUnavailable, or what a filter's start() raises."""
+        if self.settings.admin.token.reveal():
+            self._administration()
         self._engine = await open_store(self.settings.store)
         self._keys = KeyRing(self._engine, self.world)
         await self._keys.start()
-        self._ledger = open_ledger(self._engine, self.world, lease_s=self.settings.ledger.hold_lease_s)
+        self._ledger = open_ledger(
+            self._engine,
+            self.world,
+            lease_s=self.settings.ledger.hold_lease_s,
+        )
         await self._ledger.start()
         self._limits = open_limits(self.settings, self.world)
         await self._limits.start()
@@ -210,6 +217,8 @@ class Gateway:
         path = scope["path"]
         if path.startswith(("/v1/", "/api/v1/")):
             await self._serve(scope, receive, send)
+        elif path.startswith("/admin/"):
+            await self._administration()(scope, receive, send)
         elif path == "/metrics":
             await self._prove()
             await _answer(send, 200, await self._exposition(), CONTENT_TYPE)
@@ -250,6 +259,14 @@ class Gateway:
             self.metrics.ledger_imbalance.set(await Accounts(self._engine).imbalance_nano())
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             log.warning("the ledger's sums cannot be read: %s", reason(error))
+
+    def _administration(self) -> ASGIApp:
+        """The operator's API, imported when there is somebody who may use it."""
+        if self._admin is None:
+            from xrouter.admin.api import create_admin
+
+            self._admin = create_admin(self)
+        return self._admin
 
     async def _exposition(self) -> bytes:
         """The metrics of all processes that serve with this one."""

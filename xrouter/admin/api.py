@@ -1,0 +1,93 @@
+"""`/admin/api`: the operator's own API, for the one who holds `admin.token`.
+
+It is control plane: Starlette, no chain, no metrics of requests. Errors have the shape of all others.
+"""
+
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Any, Final, Protocol
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from xrouter.config.settings import Settings
+from xrouter.errors import InternalError, MethodNotAllowed, NotFound, Unauthorized, Unprocessable, XRouterError
+from xrouter.wire import encode_json
+from xrouter.workers.fleet import FleetLink
+
+
+class Operated(Protocol):
+    """The gateway, as far as its operator's API goes."""
+
+    settings: Settings
+    fleet: FleetLink | None
+
+
+Handler = Callable[[Operated, Request], Awaitable[Any]]
+
+_JSON: Final = "application/json"
+
+
+def create_admin(gateway: Operated) -> Starlette:
+    """The ASGI application below `/admin/api`."""
+
+    def guarded(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            _check_token(request, gateway.settings.admin.token.reveal())
+            return _response(await handler(gateway, request))
+
+        return answer
+
+    return Starlette(
+        routes=[
+            Route("/admin/api/reload", guarded(_reload), methods=["POST"]),
+            Route("/admin/api/workers", guarded(_workers), methods=["GET"]),
+        ],
+        exception_handlers={XRouterError: _failed, HTTPException: _unrouted, Exception: _failed},
+    )
+
+
+async def _reload(gateway: Operated, request: Request) -> dict[str, Any]:
+    """Read the configuration again, in every worker or in none. 422 with each problem if it is refused."""
+    problem = await _fleet(gateway).reload()
+    if problem is not None:
+        raise Unprocessable(
+            "The configuration is refused, the running one stays", metadata={"problems": problem.splitlines()}
+        )
+    return {"ok": True}
+
+
+async def _workers(gateway: Operated, request: Request) -> dict[str, Any]:
+    return {"workers": (await _fleet(gateway).view()).workers}
+
+
+def _fleet(gateway: Operated) -> FleetLink:
+    if gateway.fleet is None:
+        raise Unprocessable("This process is no `xrouter serve`: it has no configuration file to read again")
+    return gateway.fleet
+
+
+def _check_token(request: Request, token: str) -> None:
+    """Raises Unauthorized. Digests are compared, so the time tells nothing about the token, its length included."""
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    presented = given.strip() if scheme.lower() == "bearer" else ""
+    if not token or not compare_digest(sha256(presented.encode()).digest(), sha256(token.encode()).digest()):
+        raise Unauthorized("The admin API needs the admin token: Authorization: Bearer …")
+
+
+def _response(body: Any, status: int = 200) -> Response:
+    return Response(encode_json(body), status, media_type=_JSON, headers={"cache-control": "no-store"})
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    told = error if isinstance(error, XRouterError) else InternalError()
+    return _response(told.body(), told.status)
+
+
+def _unrouted(request: Request, error: Exception) -> Response:
+    wrong_method = isinstance(error, HTTPException) and error.status_code == 405
+    return _failed(request, MethodNotAllowed() if wrong_method else NotFound())
