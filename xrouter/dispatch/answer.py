@@ -26,6 +26,7 @@ class Answer:
         self._renderer: Renderer | None = None
         self.started = False
         self.begun = False  # a head that waits for its settlement, or for a slow client, may never leave
+        self.ended = False  # the last byte has left
         self.streams = ctx.call.stream
         self.asked_at = 0.0  # monotonic: since when the client has waited for the attempt under way
         self.call: UpstreamCall | None = None  # the one whose answer this is
@@ -75,7 +76,9 @@ class Answer:
         await self._send_last(last)
 
     async def fail(self, error: XRouterError, target: Target) -> None:
-        """End an answer that has started with its last event. `target`: the one that was tried last."""
+        """End an answer that has begun with its last event, unless it has ended. `target`: the one that was tried last."""
+        if self.ended:
+            return
         if self._renderer is None:
             self._renderer = renderer(self._ctx.call, self._head(target))
         await self._send_last(self._renderer.failed(error))
@@ -142,6 +145,7 @@ class Answer:
             self._keep_alive.stop()
         await self._start()
         await self._pass_on({"type": "http.response.body", "body": data, "more_body": False, "xrouter.events": ()})
+        self.ended = True
 
     async def _comment(self, data: bytes) -> None:
         """A sign of life while the upstream says nothing."""
