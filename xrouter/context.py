@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeVar, overload
 
 import msgspec
+from msgspec import Struct
 
 from xrouter.errors import XRouterError
 from xrouter.events import Usage
@@ -108,8 +109,10 @@ class Call:
     @property
     def models(self) -> tuple[str, ...]:
         """The models asked for, most wanted first: `model`, then OpenRouter's `models`."""
-        wanted = ([self.request.model] if self.request.model else []) + (self.request.models or [])
-        return tuple(dict.fromkeys(wanted))
+        request = self.request
+        if not request.models:
+            return (request.model,) if request.model else ()
+        return tuple(dict.fromkeys([request.model, *request.models] if request.model else request.models))
 
     def prompt(self) -> list[str]:
         """The texts that the model will read, one per message, prompt or input."""
@@ -167,8 +170,7 @@ class Target:
     surface: str | None = None  # which of the provider's APIs, where it has several ("native" | "openai")
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """The targets to try, in order. `requested` is the model name as the client wrote it, echoed in the answer.
 
     `shadows` get a copy of the call whose answer nobody sees and nobody pays for. `hedge_after_s`: how long the first
@@ -183,8 +185,7 @@ class Route:
     hedge_after_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Struct, frozen=True):
     """Tokens as counted here before the call: what a hold and a token limit go by until the provider reports."""
 
     input_tokens: int
@@ -199,8 +200,7 @@ class Quote(Protocol):
         """Nanocredits for `usage` at the price of `target`, the one that served; without it, at the dearest target's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One try at one target. `status` is the upstream's HTTP status, 0 where none came."""
 
     upstream: str
@@ -214,8 +214,7 @@ class Attempt:
     credential: int | None = 0  # which of the upstream's, from 0; None: no call was made, as all of them rest
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How the call ended.
 
     `end`: complete | client_abort (the client left) | upstream_error (failed, or cut after the first byte) | shutdown.

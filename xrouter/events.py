@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from xrouter.wire import decode_json
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
 
 
-@dataclass(slots=True, frozen=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one generation.
 
     `input_tokens` includes the cached ones; `output_tokens` includes the reasoning ones. `None` where the provider did not

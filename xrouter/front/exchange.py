@@ -214,6 +214,7 @@ class Exchange:
             # Answered before the body has come: reading the rest away would cost more than a new connection.
             self.keep_alive = False
         parts = [status_line(status), self._channel.default_lines]
+        values: list[bytes] = []
         declared: int | None = None
         for name, value in app_headers:
             start = field_start(name)
@@ -225,9 +226,10 @@ class Exchange:
                 continue
             elif start == b"transfer-encoding: ":
                 continue  # the framing is the front's business
-            if _BAD_VALUE.search(value):
-                raise RuntimeError("invalid value of a response header")
             parts += (start, value, b"\r\n")
+            values.append(value)
+        if _BAD_VALUE.search(b"".join(values)):
+            raise RuntimeError("invalid value of a response header")
         if self.bodiless or status in _NO_BODY:
             self._left = 0
         elif declared is not None:

@@ -5,8 +5,9 @@ Everything that is one provider's (URLs, shapes, errors, streaming quirks) is in
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
+
+from msgspec import Struct
 
 from xrouter.config.settings import ModelSettings, UpstreamSettings
 from xrouter.context import Call, Target
@@ -24,8 +25,7 @@ CountExchange = Generator[UpstreamRequest, UpstreamAnswer, Sequence[int]]
 """The requests of one token count, each answered whole; returns the tokens of each text, or of a chat the one total."""
 
 
-@dataclass(frozen=True, slots=True)
-class Purpose:
+class Purpose(Struct, frozen=True):
     """What a translator may know of a request besides the call: nothing that identifies a person to the provider.
 
     `conversation` is stable for one client and one conversation, and unlike for any other client: what a provider's prompt

@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, ClassVar, Final
 
 import msgspec
+from msgspec import Struct
 
 from xrouter.context import Call
 from xrouter.errors import XRouterError
@@ -17,8 +17,7 @@ NANO: Final = 10**9
 encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerHead:
+class AnswerHead(Struct, frozen=True):
     """What the top of every answer says. `model` is the name that the client asked for."""
 
     id: str

@@ -5,16 +5,18 @@ httptools, and `httpx2`.
 """
 
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from xrouter.errors import UpstreamProtocolError
 
 Headers = tuple[tuple[bytes, bytes], ...]  # names in lower case
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(Struct, frozen=True):
     """`url` is absolute and was configured, never built from what a client sent.
 
     `pace` names a rate that this kind of call keeps to (calls a second), e.g. ("embeddings", 10.0).
@@ -31,8 +33,7 @@ class UpstreamRequest:
         return replace(self, headers=(*self.headers, *extra))
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamAnswer:
+class UpstreamAnswer(Struct, frozen=True):
     """An answer read to its end."""
 
     status: int

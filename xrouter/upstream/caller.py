@@ -54,14 +54,16 @@ class Caller:
 
         Raises what `Engine.send`, `SignIn.headers` and `Pace.wait` raise.
         """
-        await self._keep_pace(request)
+        if request.pace is not None:
+            await self._keep_pace(request.pace)
         signature = await self._sign_in.headers()
         response = await self._send(request.with_headers(signature))
         if response.status != 401 or not self._sign_in.refused(signature):
             return response
         response.finish()
         await response.aclose()
-        await self._keep_pace(request)
+        if request.pace is not None:
+            await self._keep_pace(request.pace)
         return await self._send(request.with_headers(await self._sign_in.headers()))
 
     async def fetch(self, request: UpstreamRequest, limit: int = FETCH_LIMIT_BYTES) -> UpstreamAnswer:
@@ -79,13 +81,11 @@ class Caller:
     async def _fetch_token(self, request: UpstreamRequest) -> UpstreamAnswer:
         return await read_whole(await self._send(request), _TOKEN_LIMIT_BYTES)
 
-    async def _keep_pace(self, request: UpstreamRequest) -> None:
-        if request.pace is None:
-            return
-        pace = self._paces.get(request.pace)
+    async def _keep_pace(self, wanted: tuple[str, float]) -> None:
+        pace = self._paces.get(wanted)
         if pace is None:
-            kind, rate = request.pace
-            pace = self._paces[request.pace] = Pace(f"{self.name} {kind}", rate, self._settings.queue_s, self._world)
+            kind, rate = wanted
+            pace = self._paces[wanted] = Pace(f"{self.name} {kind}", rate, self._settings.queue_s, self._world)
         await pace.wait()
 
     async def _send(self, request: UpstreamRequest) -> UpstreamResponse:

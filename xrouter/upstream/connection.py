@@ -38,6 +38,9 @@ class Phase(IntEnum):
     CLOSED = 5
 
 
+IDLE, WRITE, HEAD, BODY, DRAIN, CLOSED = Phase  # Python 3.11 takes 0.15 µs to find a member in its class
+
+
 class Keeper(Protocol):
     """Who keeps connections: the pool."""
 
@@ -72,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._limits = limits
         self._transport: asyncio.Transport | None = None
         self._parser = HttpResponseParser(self)
-        self._phase = Phase.IDLE
+        self._phase = IDLE
         self._exchange: Exchange | None = None
         self._read_paused = False
         self._write_paused = False
@@ -96,17 +99,17 @@ class Connection(asyncio.Protocol):
 
     @property
     def closed(self) -> bool:
-        return self._phase is Phase.CLOSED or self._transport is None or self._transport.is_closing()
+        return self._phase is CLOSED or self._transport is None or self._transport.is_closing()
 
     @property
     def writing(self) -> bool:
         """Whether `start` has left the body to `write_body`."""
-        return self._phase is Phase.WRITE
+        return self._phase is WRITE
 
     def start(self, head: bytes, body: bytes, deadline: float, head_only: bool) -> Exchange:
         """Write a request. A body above one slice is left for `write_body`."""
         assert self._transport is not None
-        assert self._phase is Phase.IDLE
+        assert self._phase is IDLE
         now = self.loop.time()
         self._exchange = exchange = Exchange(self, deadline, head_only)
         self._headers = []
@@ -115,10 +118,10 @@ class Connection(asyncio.Protocol):
         self._reusable = True
         self._since = self.sent_at = now
         if len(body) <= _WRITE_SLICE:
-            self._phase = Phase.HEAD
+            self._phase = HEAD
             self._transport.write(head + body if body else head)
         else:
-            self._phase = Phase.WRITE
+            self._phase = WRITE
             self._transport.write(head)
         self._arm(min(now + self._timeouts.first_byte_s, deadline))
         return exchange
@@ -133,8 +136,8 @@ class Connection(asyncio.Protocol):
                 return
             assert self._transport is not None
             self._transport.write(view[offset : offset + _WRITE_SLICE])
-        if self._phase is Phase.WRITE:
-            self._phase = Phase.HEAD
+        if self._phase is WRITE:
+            self._phase = HEAD
             self.sent_at = self.loop.time()
             self._arm(self._due()[0])
 
@@ -148,11 +151,11 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """The exchange is given up while little or nothing of it is left: see whether its end comes by itself."""
-        if self._phase is not Phase.BODY:
+        if self._phase is not BODY:
             self.abort()
             return
         self._exchange = None
-        self._phase = Phase.DRAIN
+        self._phase = DRAIN
         self._since = self.loop.time()
         self._size = 0
         self._arm(self._due()[0])
@@ -163,7 +166,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once, without flushing what is still to be written. Idempotent."""
-        self._phase = Phase.CLOSED
+        self._phase = CLOSED
         self._exchange = None
         if self._timer is not None:
             self._timer.cancel()
@@ -183,9 +186,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         phase = self._phase
-        if phase is Phase.CLOSED:
+        if phase is CLOSED:
             return
-        if phase is Phase.IDLE:  # whatever it is, the next request must not take it for its answer
+        if phase is IDLE:  # whatever it is, the next request must not take it for its answer
             self.abort()
             return
         if not self.heard:
@@ -210,9 +213,9 @@ class Connection(asyncio.Protocol):
         elif exchange is None:
             if self._size > DRAIN_BYTES:
                 self.abort()
-        elif self._phase is Phase.BODY:
+        elif self._phase is BODY:
             self._progress(exchange, pieces)
-            if phase is not Phase.BODY:
+            if phase is not BODY:
                 self._arm(self._due()[0])  # from here on this deadline only moves away
         elif self._size > self._limits.head_bytes:
             self._refuse("the answer's head is too long")
@@ -262,9 +265,9 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         assert exchange is not None
         exchange.began(status, tuple(self._headers))
-        if self._phase is Phase.WRITE:  # answered before it had the whole request: what follows would be misread
+        if self._phase is WRITE:  # answered before it had the whole request: what follows would be misread
             self._reusable = False
-        self._phase = Phase.BODY
+        self._phase = BODY
         self._size = 0
         self._headers = []  # trailers count anew
         if exchange.head_only:
@@ -314,7 +317,7 @@ class Connection(asyncio.Protocol):
 
     def _stopped(self, reason: str) -> None:
         """The parser goes no further. An answer that is already whole stands; the connection is not used again."""
-        if self._whole and self._phase is Phase.BODY:
+        if self._whole and self._phase is BODY:
             self._conclude(False)
         else:
             self._refuse(reason)
@@ -326,7 +329,7 @@ class Connection(asyncio.Protocol):
         """The answer is whole."""
         exchange, self._exchange = self._exchange, None
         if reusable and not self.closed:
-            self._phase = Phase.IDLE
+            self._phase = IDLE
             self._keeper.free(self)
         else:
             self.abort()
@@ -341,16 +344,16 @@ class Connection(asyncio.Protocol):
 
     def _gone(self, error: Exception | None) -> None:
         """The upstream has closed or reset the connection: a loss, or the end of a body without a length."""
-        if self._phase is Phase.CLOSED:
+        if self._phase is CLOSED:
             return
         self.hung_up = True
         exchange = self._exchange
         if exchange is None:
             self.abort()
-        elif error is None and self._phase is Phase.BODY and _ends_with_connection(exchange):
+        elif error is None and self._phase is BODY and _ends_with_connection(exchange):
             self._conclude(False)
         else:
-            where = "in the middle of its answer" if self._phase is Phase.BODY else "without an answer"
+            where = "in the middle of its answer" if self._phase is BODY else "without an answer"
             detail = f"{self.origin}: {error!r}" if error is not None else str(self.origin)
             self._fail(UpstreamProtocolError(f"The upstream closed the connection {where}", detail=detail))
 
@@ -362,7 +365,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             return self._since + DRAIN_S, "drain"
-        if self._phase is Phase.HEAD:
+        if self._phase is HEAD:
             due, limit = self.sent_at + timeouts.first_byte_s, "first_byte_s"
         elif self._read_paused:  # it is we who wait, for a slow client
             due, limit = exchange.deadline, "total_s"
@@ -381,12 +384,12 @@ class Connection(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         self._timer = None
-        if self._phase is Phase.IDLE or self._phase is Phase.CLOSED:
+        if self._phase is IDLE or self._phase is CLOSED:
             return
         due, limit = self._due()
         if self.loop.time() < due:
             self._arm(due)
-        elif self._phase is Phase.DRAIN:
+        elif self._phase is DRAIN:
             self.abort()
         else:
             self._fail(UpstreamTimeout(detail=f"{self.origin}: {limit} has passed"))
