@@ -9,7 +9,7 @@ import io
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from xrouter.config.settings import Server
 from xrouter.front.threaded import ThreadedServer
 from xrouter.ledger.direct import apply_once
 from xrouter.ledger.operations import Transfer
+from xrouter.ledger.proof import Proof, prove
 from xrouter.observe.logs import LogWriter
 from xrouter.store.key import NewKey
 from xrouter.store.keys import KeyStore
@@ -88,6 +89,7 @@ class RunningGateway:
     log: LogLines
     store: str
     client: httpx2.Client  # sends the key
+    spoilt: list[str] = field(default_factory=list)  # what a test has written behind the ledger's back
 
     @property
     def base_url(self) -> str:
@@ -142,7 +144,11 @@ def running_gateway(
     server: Mapping[str, Any] | None = None,
     key: Mapping[str, Any] | None = None,
 ) -> Iterator[RunningGateway]:
-    """Serve the configuration `yaml` from `folder`; `key` are the fields of the first key (NewKey)."""
+    """Serve the configuration `yaml` from `folder`; `key` are the fields of the first key (NewKey).
+
+    When the block ends without an error, and the gateway with it, its ledger is proven and no hold is left, unless the test
+    has noted in `spoilt` why it cannot be.
+    """
     store = f"sqlite:///{folder / 'gateway.db'}"
     config = folder / "xrouter.yaml"
     config.write_text(yaml if "store:" in yaml else f"store: {store}\n{yaml}")
@@ -156,5 +162,23 @@ def running_gateway(
     with ThreadedServer(app, settings.server, lifespan="on", on_refusal=app.refused) as running:
         auth = {"Authorization": f"Bearer {secret}"}
         with httpx2.Client(base_url=running.url, headers=auth, timeout=30, verify=False) as client:
-            yield RunningGateway(running.url, secret, app, running, lines, settings.store, client)
+            gateway = RunningGateway(running.url, secret, app, running, lines, settings.store, client)
+            yield gateway
     writer.close()
+    if not gateway.spoilt:
+        assert_books_closed(settings.store)
+
+
+def assert_books_closed(store: str) -> None:
+    """Invariants I1 to I8 from the rows of the database `store`, of which no gateway is running any more."""
+
+    async def read() -> Proof:
+        engine = await open_store(store)
+        try:
+            return await prove(engine)
+        finally:
+            await engine.dispose()
+
+    proof = asyncio.run(read())
+    assert proof.problems == ()
+    assert proof.holds_open == 0, "the gateway has ended, and left a hold open"

@@ -15,26 +15,27 @@ def this_day() -> int:
     return int(time.time()) // DAY_S
 
 
-def write_hours(accounts: Accounts, rows: list[tuple[object, ...]]) -> None:
+def write_days(accounts: Accounts, rows: list[tuple[object, ...]]) -> None:
+    accounts.gateway.spoilt.append("sums of generations that there never were")
     path = Path(accounts.gateway.store.removeprefix("sqlite:///"))
     connection = sqlite3.connect(path, timeout=10)
     with connection:
-        connection.executemany("INSERT INTO usage_hours VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.executemany("INSERT INTO usage_days VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
     connection.close()
 
 
 @pytest.fixture(scope="module")
 def history(accounts: Accounts) -> int:
-    """Two hours a day of account `past`, for 33 days up to today, each with other sums."""
+    """Two keys of account `past`, for 33 days up to today, each with other sums."""
     today = this_day()
     rows: list[tuple[object, ...]] = []
     for back in range(33):
-        for hour in (0, 23):
-            for key in ("a", "b"):
-                at = (today - back) * 24 + hour
-                rows.append((at, "past", key * 64, "gigachat/max", "giga", 1, 10, 5, 2, 1, 10**9 + back, 10**8))
-    rows.append(((today - 1) * 24, "elsewhere", "c" * 64, "gigachat/max", "giga", 9, 9, 9, 9, 9, 9, 9))
-    write_hours(accounts, rows)
+        for key in ("a", "b"):
+            rows.append(
+                (today - back, "past", key * 64, "gigachat/max", "giga", 2, 20, 10, 4, 2, 2 * 10**9 + 2 * back, 10**8)
+            )
+    rows.append((today - 1, "elsewhere", "c" * 64, "gigachat/max", "giga", 9, 9, 9, 9, 9, 9, 9))
+    write_days(accounts, rows)
     return today
 
 
