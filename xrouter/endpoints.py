@@ -25,6 +25,7 @@ _ENDPOINTS: Final = (
     _query("model_flat", "models/{model}"),
     _query("model_slashed", "models/{author}/{slug}"),
     _query("endpoints", "models/{author}/{slug}/endpoints"),
+    _query("zdr_endpoints", "endpoints/zdr"),
     _query("parameters", "parameters/{author}/{slug}"),
     _query("parameters_flat", "parameters/{model}"),
     _query("providers", "providers"),

@@ -96,6 +96,7 @@ class Queries:
             "model_flat": self._model,
             "model_slashed": self._model,
             "endpoints": self._endpoints,
+            "zdr_endpoints": self._zdr_endpoints,
             "parameters": self._parameters,
             "parameters_flat": self._parameters,
             "providers": self._providers,
@@ -137,6 +138,9 @@ class Queries:
 
     async def _endpoints(self, ask: Ask) -> dict[str, Any]:
         return self._models_of.endpoints(ask.principal, ask.model)
+
+    async def _zdr_endpoints(self, ask: Ask) -> dict[str, Any]:
+        return self._models_of.zdr_endpoints(ask.principal)
 
     async def _parameters(self, ask: Ask) -> dict[str, Any]:
         return self._models_of.parameters(ask.principal, ask.model)

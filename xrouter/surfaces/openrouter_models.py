@@ -3,40 +3,18 @@
 One list serves OpenAI's clients too: `object` and `owned_by` are added. Shapes: openrouter-api.md sections 6 and 10.
 """
 
-from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xrouter.catalog import Catalog, CatalogEntry
-from xrouter.config.settings import Price
 from xrouter.context import Principal, Target
 from xrouter.errors import ModelNotFound
 from xrouter.filters.base import Services
-from xrouter.ledger.prices import cached_input
+from xrouter.surfaces.openrouter_endpoints import EndpointShapes
+from xrouter.surfaces.openrouter_model_list import Listed, order, wanted
 from xrouter.surfaces.query import whole_number
 
-_FREE = Price(input=Decimal(0))
 _PAGE = 1000
-
-
-def per_token(amount: Decimal, per: int) -> str:
-    """A price as OpenRouter writes it: credits per token, a plain decimal string."""
-    text = f"{amount / per:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def pricing(price: Price | str | None, *, bills_cached: bool) -> dict[str, str]:
-    rates = price if isinstance(price, Price) else _FREE
-    reasoning = rates.output if rates.reasoning is None else rates.reasoning
-    return {
-        "prompt": per_token(rates.input, rates.per),
-        "completion": per_token(rates.output, rates.per),
-        "request": per_token(rates.request, 1),
-        "image": per_token(rates.image or Decimal(0), 1),
-        "web_search": "0",
-        "internal_reasoning": per_token(reasoning, rates.per),
-        "input_cache_read": per_token(cached_input(rates, bills_cached), rates.per),
-    }
 
 
 class ModelShapes:
@@ -45,11 +23,12 @@ class ModelShapes:
     def __init__(self, services: Services) -> None:
         self._catalog: Catalog = services.catalog
         self._upstreams = services.upstreams
+        self._health = services.health
+        self._endpoints = EndpointShapes(services)
 
     def models(self, principal: Principal, query: Mapping[str, str]) -> dict[str, Any]:
         """`GET models`. Aliases are listed too: clients check a name against the list before they use it."""
-        found = [model for model in self._all(principal) if _matches(model, query)]
-        found.sort(key=_ORDERS.get(query.get("sort", ""), _by_nothing))
+        found = self._listed(principal, query)
         offset, limit = whole_number(query, "offset", 0, 10**6), whole_number(query, "limit", _PAGE, _PAGE)
         page = found[offset : offset + limit]
         after = offset + len(page)
@@ -57,31 +36,40 @@ class ModelShapes:
         return {"object": "list", "data": page, "total_count": len(found), "links": {"next": following}}
 
     def count(self, principal: Principal, query: Mapping[str, str]) -> dict[str, Any]:
-        return {"data": {"count": sum(_matches(model, query) for model in self._all(principal))}}
+        return {"data": {"count": len(self._listed(principal, query))}}
 
     def embedding_models(self, principal: Principal) -> dict[str, Any]:
-        found = [model for model in self._all(principal) if "embeddings" in model["architecture"]["output_modalities"]]
+        found = self._listed(principal, {"output_modalities": "embeddings"})
         return {"object": "list", "data": found, "total_count": len(found), "links": {"next": None}}
 
     def model(self, principal: Principal, name: str) -> dict[str, Any]:
-        return self._model(self.entry(principal, name), name)
+        entry = self.entry(principal, name)
+        return self._model(entry, name, self._catalog.targets(principal, entry))
 
     def endpoints(self, principal: Principal, name: str) -> dict[str, Any]:
         """`GET models/{author}/{slug}/endpoints`."""
         entry = self.entry(principal, name)
-        model = self._model(entry, entry.id)
+        targets = self._catalog.targets(principal, entry)
+        model = self._model(entry, entry.id, targets)
         described = {key: model[key] for key in ("id", "name", "created", "description", "architecture")}
-        return {
-            "data": {
-                **described,
-                "endpoints": [self._endpoint(entry, target) for target in self._catalog.targets(principal, entry)],
-            }
-        }
+        return {"data": {**described, "endpoints": [self._endpoints.shape(entry, target) for target in targets]}}
+
+    def zdr_endpoints(self, principal: Principal) -> dict[str, Any]:
+        """`GET endpoints/zdr`: those that keep nothing of what they are sent."""
+        found = [
+            self._endpoints.shape(entry, target)
+            for entry in self._catalog
+            if self._catalog.may_use(principal, entry)
+            for target in self._catalog.targets(principal, entry)
+            if self._endpoints.zdr(target)
+        ]
+        return {"data": found}
 
     def parameters(self, principal: Principal, name: str) -> dict[str, Any]:
         """`GET parameters/{model}`: what the model honours at each of its upstreams or more, and where at least one does."""
         entry = self.entry(principal, name)
-        return {"data": {"model": entry.id, "supported_parameters": self._parameters(entry)}}
+        parameters = self._parameters(entry, self._catalog.targets(principal, entry))
+        return {"data": {"model": entry.id, "supported_parameters": parameters}}
 
     def providers(self) -> dict[str, Any]:
         """`GET providers`: the configured upstreams, by the names that `provider` preferences take."""
@@ -107,17 +95,30 @@ class ModelShapes:
             raise ModelNotFound(f"There is no model {name[:128]!r}", param="model")
         return entry
 
-    def _all(self, principal: Principal) -> Iterable[dict[str, Any]]:
+    def _listed(self, principal: Principal, query: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The models that the query wants, in its order."""
+        wants = wanted(query)
+        found = [listed for listed in self._all(principal) if wants(listed)]
+        found.sort(key=order(query))
+        return [listed.shape for listed in found]
+
+    def _all(self, principal: Principal) -> Iterable[Listed]:
         for name, entry in self._catalog.names():
             if self._catalog.may_use(principal, entry):
-                yield self._model(entry, name)
+                targets = self._catalog.targets(principal, entry)
+                places = [(target.upstream, target.model) for target in targets]
+                latencies = [known for place in places if (known := self._health.latency_s(place)) is not None]
+                throughputs = [known for place in places if (known := self._health.throughput(place)) is not None]
+                yield Listed(
+                    shape=self._model(entry, name, targets),
+                    upstreams=frozenset(target.upstream for target in targets),
+                    zdr=any(self._endpoints.zdr(target) for target in targets),
+                    latency_s=min(latencies, default=None),
+                    throughput=max(throughputs, default=None),
+                )
 
-    def _parameters(self, entry: CatalogEntry) -> list[str]:
-        sets = [self._upstreams[t.upstream].provider.parameters(entry.settings, t) for t in entry.targets]
-        return sorted(frozenset().union(*sets))
-
-    def _bills_cached(self, target: Target) -> bool:
-        return self._upstreams[target.upstream].settings.bills_cached_input
+    def _parameters(self, entry: CatalogEntry, targets: Sequence[Target]) -> list[str]:
+        return sorted(frozenset().union(*(self._endpoints.parameters(entry, target) for target in targets)))
 
     def _architecture(self, entry: CatalogEntry) -> dict[str, Any]:
         model = entry.settings
@@ -130,7 +131,8 @@ class ModelShapes:
             "instruct_type": None,
         }
 
-    def _model(self, entry: CatalogEntry, name: str) -> dict[str, Any]:
+    def _model(self, entry: CatalogEntry, name: str, targets: Sequence[Target]) -> dict[str, Any]:
+        """The price is that of the first of `targets`, those that may serve whoever asks."""
         model = entry.settings
         shape: dict[str, Any] = {
             "id": name,
@@ -142,14 +144,14 @@ class ModelShapes:
             "description": model.description or "",
             "context_length": model.context,
             "architecture": self._architecture(entry),
-            "pricing": pricing(model.price, bills_cached=self._bills_cached(entry.targets[0])),
+            "pricing": self._endpoints.pricing(targets[0]),
             "top_provider": {
                 "context_length": model.context,
                 "max_completion_tokens": model.max_output,
                 "is_moderated": False,
             },
             "per_request_limits": None,
-            "supported_parameters": self._parameters(entry),
+            "supported_parameters": self._parameters(entry, targets),
             "default_parameters": None,
             "supported_voices": None,
             "links": {"details": f"/api/v1/models/{entry.id}/endpoints"},
@@ -157,61 +159,3 @@ class ModelShapes:
         if name != entry.id:
             shape["alias_target"] = {"name": entry.name, "slug": entry.id}
         return shape
-
-    def _endpoint(self, entry: CatalogEntry, target: Target) -> dict[str, Any]:
-        model = entry.settings
-        parameters = sorted(self._upstreams[target.upstream].provider.parameters(model, target))
-        chooses = "tool_choice" in parameters
-        return {
-            "name": f"{target.upstream} | {entry.id}",
-            "model_id": entry.id,
-            "model_name": entry.name,
-            "provider_name": target.upstream,
-            "tag": target.upstream,
-            "context_length": model.context or 0,
-            "max_completion_tokens": model.max_output,
-            "max_prompt_tokens": None,
-            "pricing": pricing(model.price, bills_cached=self._bills_cached(target)),
-            "quantization": None,
-            "service_tier": None,
-            "status": 0,
-            "supported_parameters": parameters,
-            "supports_implicit_caching": self._upstreams[target.upstream].settings.provider == "gigachat",
-            "supports_tool_choice": dict.fromkeys(("auto", "function", "none", "required"), chooses),
-            "native_tools": {},
-            "supports_diarization": False,
-            "supports_voice_cloning": False,
-            "uptime_last_5m": None,
-            "uptime_last_30m": None,
-            "uptime_last_1d": None,
-            "latency_last_30m": None,
-            "throughput_last_30m": None,
-        }
-
-
-def _matches(model: Mapping[str, Any], query: Mapping[str, str]) -> bool:
-    """OpenRouter's filters of the list; an unknown one is ignored, as there."""
-    wanted = query.get("q", "").lower()
-    if wanted and wanted not in model["id"].lower() and wanted not in model["name"].lower():
-        return False
-    for name, have in (
-        ("supported_parameters", model["supported_parameters"]),
-        ("input_modalities", model["architecture"]["input_modalities"]),
-        ("output_modalities", model["architecture"]["output_modalities"]),
-    ):
-        asked = query.get(name)
-        if asked and asked != "all" and not set(asked.split(",")) <= set(have):
-            return False
-    return (model["context_length"] or 0) >= whole_number(query, "context", 0, 10**9)
-
-
-def _by_nothing(model: Mapping[str, Any]) -> int:
-    return 0
-
-
-_ORDERS = {
-    "name": lambda model: model["name"],
-    "context": lambda model: -(model["context_length"] or 0),
-    "pricing": lambda model: Decimal(model["pricing"]["prompt"]),
-    "created": lambda model: -model["created"],
-}
