@@ -152,7 +152,7 @@ def test_f05_without_fallback_only_the_first_failures_reach_clients(tmp_path: Pa
 def test_f05_all_fail_and_none_is_given_up(tmp_path: Path) -> None:
     """The clients are told, nothing is charged, and the first request after it is over is served.
 
-    Fails when an ejected target is left out instead of put last: 503 until `open_s` is over.
+    Fails when an ejected target is left out instead of put last: nothing is tried until `open_s` is over.
     """
     with site(tmp_path, "{retries: 0, breaker: {open_s: 60}}", "first", "second") as one:
         one.script(first=BAD, second=BAD)

@@ -156,6 +156,8 @@ async def test_a_dead_redis_costs_the_sharing_and_nothing_else(
         await until(lambda: not one.sharing.up and not other.sharing.up)
         one.fail()
         assert one.ejected()
+        failures = one.sharing.errors
+        await until(lambda: one.sharing.errors >= failures + 2)
         redis_server.start()
         await until(other.ejected)
         assert sum("ejections are not shared" in record.message for record in caplog.records) == 2, "once each"

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from kit.gateway import CHAIN, RunningGateway, new_key, running_gateway
 from kit.hostile import answer, answering
+from kit.redis_server import running_redis
 from kit.scripted import Scripted, scripted_upstream
-from kit.walk import chat, metric
+from kit.walk import chat, metric, until
 
 CONFIG = """
 upstreams:
-  first: {provider: openai, base_url: "${FIRST_URL}"}
+  first: {provider: openai, base_url: "${FIRST_URL}", api_key: sk-canary-of-the-first-upstream}
   second: {provider: openai, base_url: "${SECOND_URL}"}
 models:
   both/chat: {price: free, routes: [{upstream: first, model: a}, {upstream: second, model: b}]}
@@ -88,6 +89,55 @@ def test_a_key_is_told_of_its_own_models_only(gateway: RunningGateway) -> None:
 def test_a_key_is_needed(gateway: RunningGateway) -> None:
     reply = gateway.client.get("/api/v1/providers/status", headers={"Authorization": ""})
     assert reply.status_code == 401
+
+
+def test_two_gateways_on_one_redis_know_of_each_others_upstreams(first: Scripted, tmp_path: Path) -> None:
+    """Fails when the application does not connect its health to the Redis of its configuration, or lets go of it."""
+    folders = [tmp_path / name for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir()
+    with running_redis(tmp_path) as redis, scripted_upstream() as second:
+        first.set(answering(BROKEN))
+        second.set(answering(WHOLE))
+        config = f"redis: {redis.url}\n" + CONFIG
+        environ = {"FIRST_URL": first.url, "SECOND_URL": second.url}
+        with (
+            running_gateway(config, environ, folders[0]) as one,
+            running_gateway(config, environ, folders[1]) as two,
+        ):
+            until(
+                lambda: metric(one, "xrouter_health_shared") + metric(two, "xrouter_health_shared") == 2, timeout_s=20
+            )
+            until(lambda: chat(one, "both/chat", "?").status_code == 200 and ejected(one), timeout_s=20)
+            until(lambda: ejected(two), timeout_s=20)
+            assert metric(two, "xrouter_upstream_ejections_total", upstream="first", reason="peer") == 1
+            before = len(first.requests)
+            assert chat(two, "both/chat", "?").headers["x-xrouter-upstream"] == "second"
+            assert len(first.requests) == before
+            redis.kill()
+            until(lambda: metric(one, "xrouter_health_shared") == 0, timeout_s=20)
+            assert chat(one, "both/chat", "?").status_code == 200
+
+
+def test_f36_a_provider_that_echoes_our_key_is_not_quoted(first: Scripted, gateway: RunningGateway) -> None:
+    """Its body, its reason phrase and its headers hold the gateway's own credential.
+
+    Fails when health keeps an error's text instead of its kind, and the providers' masking of it is off.
+    """
+    key = "sk-canary-of-the-first-upstream"
+    body = b'{"error": {"message": "bad key ' + key.encode() + b'"}}'
+    for status_line in (f"500 {key}", f"429 {key}", f"401 {key}"):
+        first.set(answering(answer(body, f"retry-after: {key}", f"x-echo: {key}", status=status_line)))
+        for _ in range(2):
+            assert key not in chat(gateway, "other/chat", "?").text
+    told = "".join(gateway.client.get(path).text for path in ("/api/v1/providers/status", "/health", "/metrics"))
+    assert '"state":"open"' in told.replace(": ", ":")
+    assert key not in told
+    assert key.encode() not in gateway.log.text
+
+
+def ejected(gateway: RunningGateway) -> bool:
+    return metric(gateway, "xrouter_upstream_ejected", upstream="first", model="a") == 1
 
 
 def seconds_between(early: str, late: str) -> float:

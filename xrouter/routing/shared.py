@@ -54,6 +54,7 @@ class SharedHealth:
 
     def __init__(self, health: Health, client: Client, world: World) -> None:
         self.up = False  # whether the last exchange went well
+        self.errors = 0  # exchanges that failed
         self.leads = True  # whether this process makes the active probes: one for all, or each while Redis is away
         self._health = health
         self._client = client
@@ -147,6 +148,7 @@ class SharedHealth:
         """Say so once, and drop the connections: after a failover they may lead to a server that is now a replica."""
         if self.up:
             log.warning("ejections are not shared, Redis is away (%s)", str(error)[:200] or type(error).__name__)
+        self.errors += 1
         self.up, self.leads, self._health.shared = False, True, False
         try:
             async with asyncio.timeout(_DEADLINE_S):
