@@ -58,8 +58,7 @@ class Edge:
             ctx.endpoint, ctx.path_args, ctx.openrouter = self.router.find(scope["path"], scope["method"])
             chain = self.chain.inference if ctx.endpoint.inference else self.chain.query
             await chain(scope, receive, response.send)
-            left = last_resort.left or _client_left(ctx)
-            if not response.status and not left:
+            if not response.status:
                 raise ContractError("no filter has answered")
         except MethodNotAllowed as raised:
             ctx.response_headers.append((b"allow", ", ".join(self.router.methods(scope["path"])).encode()))
@@ -131,7 +130,9 @@ class Edge:
 
     def _finished(self, ctx: RequestContext, response: "_Response", error: XRouterError | None, left: bool) -> None:
         outcome = ctx.outcome if ctx.provided("outcome") else None
-        status = 499 if left or _client_left(ctx) else response.status or 500
+        if outcome is not None and outcome.end == "client_abort":
+            left = True
+        status = 499 if left else response.status or 500
         seconds = self.world.monotonic() - ctx.started
         error = error or (outcome.error if outcome else None)
         self.metrics.finished(ctx, status, seconds, response.overhead_s, error)
@@ -144,11 +145,6 @@ def _address(text: str) -> str | None:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return None
-
-
-def _client_left(ctx: RequestContext) -> bool:
-    """Whether dispatch has ended the request because there is nobody to answer."""
-    return ctx.provided("outcome") and ctx.outcome.end == "client_abort"
 
 
 def _cancelled_from_outside() -> bool:

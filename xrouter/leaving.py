@@ -91,7 +91,7 @@ class LastResort:
     def __init__(self, scope: Scope, drains: Callable[[], bool]) -> None:
         self._drains = drains
         self.ended = False  # it came to that
-        self.left = False  # the client has, as far as our own front tells
+        self._left = False
         self._inner: Callback | None = None
         self._task = asyncio.current_task()
         self._timer: asyncio.TimerHandle | None = None
@@ -110,11 +110,11 @@ class LastResort:
 
     def _on_disconnect(self, callback: Callback | None) -> None:
         self._inner = callback
-        if callback is not None and self.left:
+        if callback is not None and self._left:
             callback()
 
     def _leave(self) -> None:
-        self.left = True
+        self._left = True
         if self._inner is not None:
             self._inner()
         patience_s = GRACE_S + (DRAIN_S if self._drains() else 0.0)

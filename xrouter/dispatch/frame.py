@@ -10,11 +10,12 @@ from xrouter.context import context
 from xrouter.dispatch.relay import Relay
 from xrouter.dispatch.shadow import Shadows
 from xrouter.filters.base import Receive, Scope, Send, Services
+from xrouter.filters.body import ClientLeft
 from xrouter.leaving import ClientWatch
 
 
 class Dispatch:
-    """Needs `call` and `route`, provides `outcome`."""
+    """Needs `call` and `route`, provides `outcome`. Raises ClientLeft where nothing was sent for that reason."""
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -37,6 +38,8 @@ class Dispatch:
             relay.watch = None  # no cycle is left for the collector
         if watch.left:
             relay.conclude("client_abort")
+            if not relay.answer.begun:
+                raise ClientLeft
 
     async def aclose(self) -> None:
         """Shadow copies end with the configuration that began them."""
