@@ -32,6 +32,7 @@ BOUNDED: Final = {
     "a kill, two requests": Configuration((EXACT, GROWING._replace(leaves=False)), Faults(crash=1), 4),
     "a kill in an outage": Configuration((EXACT,), Faults(outage=1, crash=1, disk=1), 4),
     "an outage, two journaled": Configuration((EXACT, WHOLE), Faults(outage=1), 5),
+    "an outage longer than a lease": Configuration((EXACT, EXACT._replace(home=1)), Faults(outage=1), 4),
     "stopped for an hour": Configuration((EXACT, GROWING._replace(leaves=False)), Faults(pause=1), 4),
     "stopped, and the clock is set": Configuration((EXACT,), Faults(pause=1, jump=1), 4),
     "a kill, and the clock is set": Configuration((EXACT,), Faults(crash=1, jump=1), 4),

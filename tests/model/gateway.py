@@ -107,8 +107,9 @@ class Protocol:
         return state.broken
 
     def is_known_limit(self, state: State, p: int, living: Process) -> bool:
-        """One that starts does not know that the clock has just been set, and expires what the living have not renewed."""
-        return state.processes[p].mode == "starting" and living.quiet
+        """A process that has just come does not know that the clock was set, or that the store was away: it expires what the
+        living, who do know, have not renewed yet."""
+        return living.quiet and (state.processes[p].mode == "starting" or not state.processes[p].quiet)
 
     def holder(self, state: State, p: int) -> int:
         return p * self.incarnations + state.processes[p].incarnation
@@ -264,7 +265,7 @@ class Protocol:
     def sweep_told(self, state: State, p: int, result: Result) -> State:
         process = state.processes[p]
         if result == UNAVAILABLE:
-            return state.with_process(p, process._replace(sweep=IDLE))
+            return state.with_process(p, process._replace(sweep=IDLE, quiet=process.mode == "up"))
         sweep = process.sweep
         match sweep.stage:
             case "renew":
@@ -290,9 +291,13 @@ class Protocol:
         process = state.processes[p]
         if process.put_off:
             return self.sweeping(state, p, Sweep("catch up"), process.put_off[0]._replace(asker="sweep"))
-        if process.mode == "up" and process.quiet:
+        if self.holds_still(process):
             return state.with_process(p, process._replace(sweep=IDLE))
         return self.sweeping(state, p, Sweep("expire"), Op("expire", asker="sweep"))
+
+    def holds_still(self, process: Process) -> bool:
+        """The clock was set, or the store was away: nothing expires until all had the time to renew their leases."""
+        return process.mode == "up" and process.quiet
 
     # What happens to processes, to the store and to time
 
@@ -324,7 +329,7 @@ class Protocol:
             yield "the store is back", state._replace(up=True)
         elif left.outage:
             yield "the store goes away", state._replace(up=False, left=left._replace(outage=left.outage - 1))
-        if left.pause != self.faults.pause or left.crash != self.faults.crash or left.jump != self.faults.jump:
+        if self.time_matters(state):
             after = self.a_lease_passes(state)
             if after != state:
                 yield "a lease passes", after
@@ -338,14 +343,24 @@ class Protocol:
                     state._replace(store=store, processes=processes, left=left._replace(jump=left.jump - 1)),
                 )
 
+    def time_matters(self, state: State) -> bool:
+        """Whether something was held up. In an outage, whatever was asked has failed long before a lease is over."""
+        if not state.up:
+            return not any(process.mode == "up" and process.pending for process in state.processes)
+        left, faults = state.left, self.faults
+        return (left.pause, left.crash, left.jump) != (faults.pause, faults.crash, faults.jump)
+
     def a_lease_passes(self, state: State) -> State:
-        """Each process that runs has renewed its own meanwhile, four times over, unless the store is away."""
-        running = tuple(p for p, process in enumerate(state.processes) if process.mode == "up") if state.up else ()
-        renewed = tuple(self.holder(state, p) for p in running)
+        """Each process that runs has renewed its own meanwhile, four times over, or has seen that the store is away."""
+        running = tuple(p for p, process in enumerate(state.processes) if process.mode == "up")
+        renewed = tuple(self.holder(state, p) for p in running) if state.up else ()
         store = passed(state.store, renewed)
         self.note(state.store, ("pass", renewed), store)
         processes = tuple(
-            process._replace(kept=p in running, quiet=process.quiet and p not in running)
+            process._replace(
+                kept=p in running and (state.up or process.kept),
+                quiet=not state.up if p in running else process.quiet,
+            )
             for p, process in enumerate(state.processes)
         )
         return state._replace(store=store, processes=processes)

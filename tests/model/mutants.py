@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from model.books import Charge, Generation, Hold, Lease, Op, Result, Rules, Store
 from model.configurations import BOUNDED, EXACT, GROWING, WHOLE, Configuration
 from model.gateway import IDLE, Protocol, Step
-from model.state import Faults, Request, State, Sweep
+from model.state import Faults, Process, Request, State, Sweep
 
 
 class SettledTwice(Protocol):
@@ -137,10 +137,17 @@ class JournalNotKept(Protocol):
 
 
 class ClockNotCompared(Protocol):
-    """The sweeper does not notice that the clock was set."""
+    """The sweeper does not notice that the clock was set, nor that the store was away."""
 
-    def catches_up(self, state: State, p: int) -> State:
-        return super().catches_up(state.with_process(p, state.processes[p]._replace(quiet=False)), p)
+    def holds_still(self, process: Process) -> bool:
+        return False
+
+
+class OutageForgotten(Protocol):
+    """Once the store is back, whoever sweeps first ends the holds of all who could not renew: the product, once."""
+
+    def holds_still(self, process: Process) -> bool:
+        return False
 
 
 class NoSweeper(Protocol):
@@ -195,6 +202,10 @@ MUTANTS: dict[type[Protocol], tuple[Configuration, str]] = {
     JournalNotLocked: (BOUNDED["an outage, two journaled"], "saw . finished"),
     JournalNotKept: (BOUNDED["a kill in an outage"], "the client saw 0 finished"),
     ClockNotCompared: (BOUNDED["stopped, and the clock is set"], "under a living process"),
+    OutageForgotten: (
+        Configuration((EXACT, EXACT._replace(home=1)), Faults(outage=1), 4),
+        "under a living process",
+    ),
     NoSweeper: (BOUNDED["a kill, two requests"], "quiescence"),
     RetriedUnderANewName: (_pair(Faults(lost=1), 8, WHOLE), "charge|exactly once|settled"),
 }
