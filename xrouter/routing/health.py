@@ -27,6 +27,7 @@ State = Literal["closed", "open", "half_open"]
 
 _SHARES: Final = {"p50": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99}
 _NEWEST: Final = 0.2  # the weight of the newest call in the moving averages
+_READ_EVERY_S: Final = 5.0  # percentiles are read from the histograms at most so often: a request may ask for them
 _STALE_S: Final = 600.0  # an average without a call for so long says nothing of now: the place is worth a try again
 _NOBODY: Final[frozenset[Place]] = frozenset()
 
@@ -53,6 +54,25 @@ class PlaceReport:
     throughput: Percentiles | None
 
 
+class _Measured:
+    """One quantity of a place's calls over the last half hour. Its percentiles are at most `_READ_EVERY_S` old."""
+
+    __slots__ = ("_histogram", "_read", "_read_at", "add")
+
+    def __init__(self) -> None:
+        self._histogram = Histogram(slots=15, slot_s=120)
+        self._read: Percentiles | None = None
+        self._read_at = 0.0
+        self.add = self._histogram.add
+
+    def percentiles(self, now: float) -> Percentiles | None:
+        if self._read is None or now - self._read_at >= _READ_EVERY_S:
+            values = self._histogram.percentiles(now, _SHARES.values())
+            self._read = None if values is None else dict(zip(_SHARES, values, strict=True))
+            self._read_at = now
+        return self._read
+
+
 class _Record:
     """One place, as it is now and as it was."""
 
@@ -65,8 +85,8 @@ class _Record:
         self.active = 0
         self.breaker = Breaker(settings.breaker, settings.outlier)
         self.ends = Counts(slots=24 * 60, slot_s=60)
-        self.latencies = Histogram(slots=15, slot_s=120)
-        self.throughputs = Histogram(slots=15, slot_s=120)
+        self.latencies = _Measured()
+        self.throughputs = _Measured()
         self.latency_s: float | None = None
         self.throughput: float | None = None
         self.ended = float("-inf")  # monotonic: when a call last told something
@@ -243,8 +263,8 @@ class Health:
             uptime_5m=_percent(*record.ends.read(now, 300)),
             uptime_30m=_percent(*record.ends.read(now, 1800)),
             uptime_1d=_percent(*record.ends.read(now, 86400)),
-            latency_s=_named(record.latencies.percentiles(now, _SHARES.values())),
-            throughput=_named(record.throughputs.percentiles(now, _SHARES.values())),
+            latency_s=record.latencies.percentiles(now),
+            throughput=record.throughputs.percentiles(now),
         )
 
     def _asked_for_it(self, place: Place) -> bool:
@@ -273,7 +293,3 @@ class Health:
 
 def _percent(good: int, bad: int) -> float | None:
     return round(100 * good / (good + bad), 2) if good + bad else None
-
-
-def _named(values: Sequence[float] | None) -> Percentiles | None:
-    return None if values is None else dict(zip(_SHARES, values, strict=True))
