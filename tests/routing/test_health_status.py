@@ -105,9 +105,8 @@ def test_two_gateways_on_one_redis_know_of_each_others_upstreams(first: Scripted
             running_gateway(config, environ, folders[0]) as one,
             running_gateway(config, environ, folders[1]) as two,
         ):
-            until(
-                lambda: metric(one, "xrouter_health_shared") + metric(two, "xrouter_health_shared") == 2, timeout_s=20
-            )
+            until(lambda: one.app.health.shared is True and two.app.health.shared is True, timeout_s=20)
+            assert metric(one, "xrouter_health_degraded") == 0
             until(lambda: chat(one, "both/chat", "?").status_code == 200 and ejected(one), timeout_s=20)
             until(lambda: ejected(two), timeout_s=20)
             assert metric(two, "xrouter_upstream_ejections_total", upstream="first", reason="peer") == 1
@@ -115,7 +114,7 @@ def test_two_gateways_on_one_redis_know_of_each_others_upstreams(first: Scripted
             assert chat(two, "both/chat", "?").headers["x-xrouter-upstream"] == "second"
             assert len(first.requests) == before
             redis.kill()
-            until(lambda: metric(one, "xrouter_health_shared") == 0, timeout_s=20)
+            until(lambda: metric(one, "xrouter_health_degraded") == 1, timeout_s=20)
             assert chat(one, "both/chat", "?").status_code == 200
 
 

@@ -17,8 +17,8 @@ _WORST: Final = frozenset(
     {
         "xrouter_ledger_imbalance",
         "xrouter_keys_lag_seconds",
-        "xrouter_breaker_open",
         "xrouter_upstream_ejected",
+        "xrouter_health_degraded",
         "xrouter_ratelimit_degraded",
     }
 )

@@ -23,6 +23,6 @@ def health_metrics(health: Health) -> Iterator[Metric]:
         probes.add_metric(list(counted), number)
     yield probes
     if health.shared is not None:
-        shared = GaugeMetricFamily("xrouter_health_shared", "Whether ejections are shared through Redis")
-        shared.add_metric([], float(health.shared))
-        yield shared
+        degraded = GaugeMetricFamily("xrouter_health_degraded", "Whether ejections cannot be shared: Redis is away")
+        degraded.add_metric([], float(not health.shared))
+        yield degraded
