@@ -1,10 +1,10 @@
-"""The store away for longer than a lease (found by the model, docs/ledger-model.md), and in the middle of a stream."""
+"""The store away for longer than a lease (found by the model: docs/ledger-model.md)."""
 
 import asyncio
 import sqlite3
 from contextlib import closing
-from pathlib import Path
 
+import pytest
 from kit.keys import HandWorld
 from kit.money import ACCOUNT, KEY, grant, money, settlement
 
@@ -13,11 +13,11 @@ from xrouter.ledger.opening import open_ledger
 
 
 async def test_f13_an_outage_longer_than_a_lease_expires_no_living_hold(
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    """Fails if a sweep that failed does not keep the next ones from expiring: who swept first then ended the other's holds."""
+    """Fails if a sweep that failed does not keep the next ones from expiring: who swept first ended the others' holds."""
     world = HandWorld()
-    async with money(tmp_path, world) as books:
+    async with money(tmp_path_factory.mktemp("away"), world) as books:
         await books.ledger.transfer(grant(10_000))
         other = open_ledger(books.engine, world, lease_s=60)
         await other.renew()

@@ -230,9 +230,9 @@ def test_the_machine_finds_what_is_planted(
         run_machine(template, max_examples=60, derandomize=True, phases=[Phase.generate], report_multiple_bugs=False)
 
 
-def test_random_walks_replay_from_a_seed(template: Path, tmp_path: Path) -> None:
+def test_random_walks_replay_from_a_seed(template: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     seed = random.SystemRandom().randrange(2**32)
-    path = tmp_path / "walk.db"
+    path = tmp_path_factory.mktemp("random") / "walk.db"
     shutil.copy(template, path)
     walk = Walk(path)
     try:
