@@ -16,3 +16,8 @@ async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
 @pytest.fixture
 def world() -> HandWorld:
     return HandWorld()
+
+
+@pytest.fixture(autouse=True)
+def _both_kinds(store_kind: str) -> None:
+    """The tests of this folder run on SQLite and on PostgreSQL."""

@@ -4,6 +4,7 @@ import asyncio
 import random
 from pathlib import Path
 
+from kit import stores
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.auth.issue import IssuedKey, issue
@@ -54,7 +55,7 @@ class HandWorld:
 
 
 async def fresh_engine(folder: Path) -> AsyncEngine:
-    return await open_store(f"sqlite:///{folder / 'keys.db'}")
+    return await open_store(stores.current.url(folder / "keys.db"))
 
 
 async def make_key(engine: AsyncEngine, world: World, new: NewKey | None = None) -> IssuedKey:

@@ -1,6 +1,5 @@
 """For tests that touch money: a real ledger on a fresh database, settlements to make, and the proof at the end."""
 
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from kit import stores
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.config.settings import Price
@@ -75,7 +75,7 @@ def grant(amount_nano: int, account: str = ACCOUNT, key: str | None = None) -> T
 
 @dataclass
 class Money:
-    """A ledger and what is beside it."""
+    """A ledger and what is beside it. `path` names its database (kit.stores)."""
 
     engine: AsyncEngine
     ledger: Ledger
@@ -96,20 +96,11 @@ class Money:
         return {row[0]: row[1] for row in self.rows("SELECT generation_id, state FROM holds")}
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        connection = sqlite3.connect(self.path)
-        try:
-            return connection.execute(sql).fetchall()
-        finally:
-            connection.close()
+        return stores.rows(stores.current.url(self.path), sql)
 
     def spoil(self, sql: str) -> None:
         """Change rows behind the ledger's back."""
-        connection = sqlite3.connect(self.path)
-        try:
-            with connection:
-                connection.executescript(sql)
-        finally:
-            connection.close()
+        stores.execute(stores.current.url(self.path), sql)
 
 
 async def assert_proven(engine: AsyncEngine) -> None:
@@ -130,8 +121,8 @@ async def money(
 ) -> AsyncIterator[Money]:
     """A ledger that is closed, and proven, at the end of the block."""
     path = folder / name
-    engine = await open_store(f"sqlite:///{path}")
-    ledger = open_ledger(engine, world, lease_s=lease_s)
+    engine = await open_store(stores.current.url(path))
+    ledger = open_ledger(engine, world, lease_s=lease_s, journal=folder / f"{name}.journal")
     try:
         if start:
             await ledger.start()

@@ -111,6 +111,14 @@ class PostgresServer:
         self.sql(f"CREATE DATABASE {name}{copied}", database="postgres")
         return self.url(name)
 
+    def drop_database(self, name: str) -> None:
+        self.sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", database="postgres")
+
+    def disconnect(self, database: str) -> None:
+        """As an administrator would; returns when nobody is connected to it any more."""
+        others = f"FROM pg_stat_activity WHERE datname = '{database}'"
+        self.sql(f"SELECT pg_terminate_backend(pid, 10000) {others}", database="postgres")
+
     def stop(self, number: int = signal.SIGINT) -> None:
         """SIGINT: its "fast" shutdown. SIGKILL is a crash: what was not on the disk is gone, if the disk forgets it."""
         if self._process is None or self._process.poll() is not None:

@@ -11,12 +11,14 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx2
+import pytest
 from kit.gateway import new_key
 from kit.money import adjust, problems
 
 from xrouter.sandbox.running import Sandbox, running_sandbox
 from xrouter.wire import decode_json
 
+pytestmark = pytest.mark.sqlite_only
 KILLS = int(os.environ.get("XROUTER_KILLS", "3"))
 CLIENTS = 6
 LEASE_S = 2

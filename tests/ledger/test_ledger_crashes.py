@@ -6,13 +6,15 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from kit.keys import HandWorld
 from kit.money import ACCOUNT, Money, grant, money
 
 from xrouter.world import RealWorld
 
+pytestmark = pytest.mark.sqlite_only
 CHILD = Path(__file__).parents[1] / "kit" / "ledger_child.py"
-STATEMENTS = 27  # of one hold and one settlement: BEGIN, reads, writes, COMMIT, twice, and the PRAGMA between
+STATEMENTS = 30  # of one hold and one settlement: BEGIN, reads, writes, COMMIT, twice, and the PRAGMA between
 
 
 async def child(books: Money, *arguments: object) -> asyncio.subprocess.Process:

@@ -37,6 +37,7 @@ def journals(books: Money) -> list[bytes]:
     return [path.read_bytes() for path in folder.glob("*.settlements") if path.stat().st_size]
 
 
+@pytest.mark.sqlite_only
 async def test_f14_f16_a_locked_database_is_503_in_time_and_then_works_again(books: Money) -> None:
     await books.ledger.transfer(grant(10_000))
     began = asyncio.get_running_loop().time()
@@ -48,6 +49,7 @@ async def test_f14_f16_a_locked_database_is_503_in_time_and_then_works_again(boo
     assert await books.hold("g2", 10_000) == 10_000
 
 
+@pytest.mark.sqlite_only
 async def test_f13_a_settlement_that_the_store_cannot_take_is_kept_in_the_journal(tmp_path: Path) -> None:
     """Real time: the store is away for longer than it is waited for. Fails if `settle` raises instead of journaling."""
     async with money(tmp_path, RealWorld()) as books:
@@ -103,6 +105,7 @@ async def test_f13_a_line_that_cannot_be_read_is_kept_for_the_operator(
     assert (await books.account()).balance_nano == 8_000
 
 
+@pytest.mark.sqlite_only
 async def test_f16_without_a_journal_a_settlement_is_put_off_and_nothing_delivered_is_released(tmp_path: Path) -> None:
     async with money(tmp_path, RealWorld(), start=False) as books:
         ledger = Ledger(SqliteBooks(books.path, RealWorld().now), RealWorld(), lease_s=60)
@@ -162,6 +165,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.sqlite_only
 async def test_f16_a_full_disk_refuses_and_recovers_without_a_restart(tmp_path: Path) -> None:
     """The limit on file sizes stands for the disk: SQLite meets the same failing write."""
     process = await asyncio.create_subprocess_exec(
@@ -175,6 +179,7 @@ async def test_f16_a_full_disk_refuses_and_recovers_without_a_restart(tmp_path: 
     assert refused == 3
 
 
+@pytest.mark.sqlite_only
 async def test_i5_the_hold_of_a_dead_process_expires_with_its_lease_and_not_before(tmp_path: Path) -> None:
     world = HandWorld()
     async with money(tmp_path, world, start=False) as books:  # sweeps when it is told to
@@ -294,6 +299,7 @@ async def test_an_operation_that_its_rules_do_not_know_fails_alone(
     await assert_proven(books.engine)
 
 
+@pytest.mark.sqlite_only
 async def test_a_database_that_has_gone_is_not_made_anew(tmp_path: Path) -> None:
     books = SqliteBooks(tmp_path / "gone.db", RealWorld().now)
     ledger = Ledger(books, RealWorld(), lease_s=60)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.store.engine import StoreError, create_engine, describe, reason, writing
@@ -26,6 +26,7 @@ def test_a_url_that_cannot_work_is_told_without_its_password(url: str, told: str
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.sqlite_only
 async def test_a_relative_path_is_relative_to_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,6 +39,7 @@ async def test_a_relative_path_is_relative_to_the_working_directory(
     assert describe(engine) == "sqlite:///here.db"
 
 
+@pytest.mark.sqlite_only
 async def test_commits_are_durable_and_readers_do_not_wait(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         pragmas = {
@@ -81,9 +83,15 @@ async def test_a_transaction_that_raises_leaves_nothing(engine: AsyncEngine) -> 
         assert await connection.scalar(select(revisions.c.value)) == 0
 
 
-async def test_the_reason_of_a_failure_names_no_values(engine: AsyncEngine) -> None:
+async def test_the_reason_of_a_failure_names_no_values(engine: AsyncEngine, store_kind: str) -> None:
     async with engine.connect() as connection:
-        with pytest.raises(OperationalError) as caught:
+        with pytest.raises(DBAPIError) as caught:
             await connection.execute(text("SELECT :secret FROM nowhere"), {"secret": "xr-free-canary"})
-    assert reason(caught.value) == "OperationalError: no such table: nowhere"
+    assert (
+        reason(caught.value)
+        == {
+            "sqlite": "OperationalError: no such table: nowhere",
+            "postgresql": 'ProgrammingError: relation "nowhere" does not exist',
+        }[store_kind]
+    )
     assert "canary" not in str(caught.value)

@@ -5,13 +5,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy import URL, Connection, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 _BUSY_TIMEOUT_S: Final = 5.0  # how long a writer of SQLite waits for the one before it
 _POOL_TIMEOUT_S: Final = 5.0  # how long a caller waits for a connection
 _BEGIN: Final = "xrouter_begin"
+_WRITES_ON_SQLITE: Final = {_BEGIN: "BEGIN IMMEDIATE"}
+_WRITES_ON_POSTGRESQL: Final = {"isolation_level": "READ COMMITTED", "postgresql_readonly": False}
+WRITERS: Final = 0x7872777269746572  # "xrwriter": the turn of whoever changes rows
 _WRITTEN: Final = "a store is written sqlite:///file or postgresql://user:password@host/database"
 
 
@@ -54,14 +57,23 @@ def reason(error: Exception) -> str:
 
 
 @asynccontextmanager
-async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def writing(engine: AsyncEngine, *, turn: int = WRITERS) -> AsyncIterator[AsyncConnection]:
     """One transaction that writes; committed at the end of the block, rolled back if it raises.
 
-    On SQLite it takes the write lock at its beginning. A transaction that began by reading and then wrote would fail at
-    once with "database is locked", whatever the busy timeout, if another had written in between.
+    Writers take turns. On SQLite this takes the write lock at its beginning: a transaction that began by reading and then
+    wrote would fail at once with "database is locked", whatever the busy timeout, if another had written in between. On
+    PostgreSQL it waits for whoever else has this `turn`, by a lock that ends with the transaction.
+
+    All other transactions only read, and each reads one state of the database, as it was at its beginning.
     """
-    async with engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"}).begin() as connection:
-        yield connection
+    postgresql = engine.dialect.name == "postgresql"
+    options = _WRITES_ON_POSTGRESQL if postgresql else _WRITES_ON_SQLITE
+    async with engine.connect() as connection:
+        await connection.execution_options(**options)
+        async with connection.begin():
+            if postgresql:
+                await connection.execute(select(func.pg_advisory_xact_lock(turn)))
+            yield connection
 
 
 def _sqlite(url: URL) -> AsyncEngine:

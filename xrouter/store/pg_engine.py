@@ -7,7 +7,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from xrouter.store.pg_servers import PgServers
+from xrouter.store.pg_servers import Connection, PgServers
 
 # A process has at most so many connections at once, and one more for its ledger.
 POOL_SIZE: Final = 4
@@ -29,10 +29,16 @@ class PgDialect(PGDialect_asyncpg):
     def connect(self, *arguments: Any, **settings: Any) -> Any:
         """What SQLAlchemy has read from the engine's URL is left aside: `servers` has read the whole of it."""
         return self.loaded_dbapi.connect(
-            async_creator_fn=self.servers.connect,
+            async_creator_fn=self._connect,
             prepared_statement_cache_size=0,
             prepared_statement_name_func=_unnamed,
         )
+
+    async def _connect(self) -> Connection:
+        connection = await self.servers.connect()
+        # Sums of BIGINT are NUMERIC, and the only ones that are read: integers for us, as they are on SQLite.
+        await connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=int, format="text")
+        return connection
 
 
 def create_pg_engine(url: str) -> AsyncEngine:
@@ -42,6 +48,8 @@ def create_pg_engine(url: str) -> AsyncEngine:
         URL.create(_DRIVER, database=servers.database),
         servers=servers,
         hide_parameters=True,
+        isolation_level="REPEATABLE READ",  # but for `xrouter.store.engine.writing`
+        execution_options={"postgresql_readonly": True},
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_timeout=_POOL_TIMEOUT_S,

@@ -1,5 +1,7 @@
 """Views of the ledger for people who ask with SQL: times as text, amounts as decimal credits. docs/money.md lists them."""
 
+from collections.abc import Iterable
+
 from alembic import op
 
 revision = "0004"
@@ -11,6 +13,21 @@ def upgrade() -> None:
     for name, selections in _views(sqlite=sqlite).items():
         selects = (f"SELECT {columns} FROM {table}" for table, columns in selections)  # noqa: S608  nothing comes from outside
         op.execute(f"CREATE VIEW {name} AS {' UNION ALL '.join(selects)}")
+    if not sqlite:
+        _forbid_changes(_views(sqlite=False))
+
+
+def _forbid_changes(views: Iterable[str]) -> None:
+    """PostgreSQL would pass changes of a plain view on to its table."""
+    op.execute(
+        "CREATE FUNCTION view_is_read_only() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'cannot modify % because it is a view', TG_TABLE_NAME; END $$"
+    )
+    for name in views:
+        op.execute(
+            f"CREATE TRIGGER {name}_forbid_change INSTEAD OF INSERT OR UPDATE OR DELETE ON {name}"
+            " FOR EACH ROW EXECUTE FUNCTION view_is_read_only()"
+        )
 
 
 def _views(*, sqlite: bool) -> dict[str, list[tuple[str, str]]]:
