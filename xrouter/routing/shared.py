@@ -24,7 +24,7 @@ from xrouter.world import World
 log = logging.getLogger(__name__)
 
 EVERY_S: Final = 0.5
-_DEADLINE_S: Final = 1.0  # of one exchange, connecting included
+_DEADLINE_S: Final = 3.0  # of one exchange, connecting included; nobody waits for it
 _PAUSE_S: Final = 1.0  # between tries while Redis is away
 _LEASE_MS: Final = 5000  # of the prober: another takes over when this one has not been heard of for so long
 _KEY: Final = "xrh:places"
