@@ -28,7 +28,7 @@ from xrouter.events import Usage
 from xrouter.limits.credits import dearest, from_nano
 from xrouter.limits.headers import Standing, add_headers, refusal, worst_refusal
 from xrouter.limits.limit import Claim, Kind, Limit
-from xrouter.limits.limiter import Answer, Limiter, Taken
+from xrouter.limits.limiter import Limiter, Taken
 from xrouter.limits.rules import Rules
 from xrouter.limits.subject import models, state_key
 
@@ -67,8 +67,11 @@ class Admission:
 
     async def enter(self) -> None:
         """Step 1. Raises RateLimited and StoreUnavailable."""
-        early = [self._claim(limit, 1) for limit in self._tier_rules.early]
-        await self._admit(early + [self._claim(limit, 0) for limit in self._tier_rules.exhausted])
+        rules = self._tier_rules
+        early = [self._claim(limit, 1) for limit in rules.early]
+        if rules.exhausted:
+            early += [self._claim(limit, 0) for limit in rules.exhausted]
+        await self._admit(early)
         if not self._tier_rules.late:
             self._admitted()
 
@@ -102,22 +105,21 @@ class Admission:
             return
         # If this is cancelled the store gives back the claims and what was taken before, so neither is held here meanwhile.
         before, self._taken = self._taken, []
-        answer = await self._store_answer(claims, before)
-        pairs = list(zip(answer.claims, answer.decision.states, strict=True))
+        try:
+            answer = await self._limiter.admit(self._ctx.generation_id, claims, before)
+        except Exception:
+            self._taken = before
+            raise
+        pairs = [*zip(answer.claims, answer.decision.states, strict=True)]
         if not answer.decision.admitted:
             refused = worst_refusal(pairs)
             self._tell([*map(_given_back, self._standings), *pairs], refused)
             raise refusal(*refused)
         self._taken = before + answer.taken
-        told = {claim.key for claim in answer.claims}
-        self._standings = [standing for standing in self._standings if standing[0].key not in told] + pairs
-
-    async def _store_answer(self, claims: list[Claim], before: list[Taken]) -> Answer:
-        try:
-            return await self._limiter.admit(self._ctx.generation_id, claims, before)
-        except Exception:
-            self._taken = before
-            raise
+        if self._standings:
+            told = {claim.key for claim in answer.claims}
+            pairs = [standing for standing in self._standings if standing[0].key not in told] + pairs
+        self._standings = pairs
 
     def _claim(self, limit: Limit, amount: int) -> Claim:
         return Claim(limit, state_key(limit, self._ctx, self._tier), amount)

@@ -28,19 +28,35 @@ def add_headers(headers: list[Header], standings: Sequence[Standing], refused: S
     Of each kind the limit nearest to exhaustion is told. The headers without a suffix tell of the one that refused, else of
     requests, else of tokens, so that they mean the same from one answer to the next.
     """
-    real = [standing for standing in standings if not standing[0].limit.shadow]
-    requests = _nearest([standing for standing in real if standing[0].limit.kind == "requests"])
-    tokens = _nearest([standing for standing in real if standing[0].limit.kind in TOKEN_KINDS])
-    for names, standing in zip(_NAMES, (refused or requests or tokens, requests, tokens), strict=True):
-        if standing is not None:
-            headers.extend(zip(names, _values(*standing), strict=True))
-    shadows = [claim.limit.name for claim, state in standings if claim.limit.shadow and not state.fits]
+    requests: Standing | None = None
+    tokens: Standing | None = None
+    shadows: list[str] = []
+    for standing in standings:
+        limit = standing[0].limit
+        if limit.shadow:
+            if not standing[1].fits:
+                shadows.append(limit.name)
+        elif limit.kind == "requests":
+            requests = _nearer(requests, standing)
+        elif limit.kind in TOKEN_KINDS:
+            tokens = _nearer(tokens, standing)
+    for names, told in zip(_NAMES, (refused or requests or tokens, requests, tokens), strict=True):
+        if told is not None:
+            headers.extend(zip(names, _values(*told), strict=True))
     if shadows:
         headers.append((_SHADOW, ", ".join(shadows).encode()))
 
 
-def _nearest(standings: Sequence[Standing]) -> Standing | None:
-    return min(standings, key=lambda standing: standing[1].remaining / standing[0].limit.most, default=None)
+def _nearer(one: Standing | None, other: Standing) -> Standing:
+    """The one that is nearer to exhaustion; the earlier of two that are alike."""
+    if one is None:
+        return other
+    return other if _left(other) < _left(one) else one
+
+
+def _left(standing: Standing) -> float:
+    """The share of a limit that is free."""
+    return standing[1].remaining / standing[0].limit.most
 
 
 def _values(claim: Claim, state: State) -> tuple[bytes, bytes, bytes]:

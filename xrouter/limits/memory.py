@@ -4,8 +4,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec.structs import replace
-
 from xrouter.limits.limit import MICRO, Change, Claim, Decision, Limit, Mark, State
 from xrouter.limits.store import Counters
 from xrouter.limits.windows import Window, new_window
@@ -43,26 +41,24 @@ class MemoryStore:
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
         now_us = self._now_us()
         self._evict(now_us)
-        windows = [self._window(claim.limit, claim.key) for claim in claims]
-        states = [
-            window.state(claim.limit, claim.amount, now_us) for claim, window in zip(claims, windows, strict=True)
-        ]
-        if not all(state.fits or claim.limit.shadow for claim, state in zip(claims, states, strict=True)):
+        windows: list[Window] = []
+        states: list[State] = []
+        admitted = True
+        for claim in claims:
+            limit = claim.limit
+            window = self._window(limit, claim.key)
+            state = window.state(limit, claim.amount, now_us)
+            if not state.fits and not limit.shadow:
+                admitted = False
+            windows.append(window)
+            states.append(state)
+        if not admitted:
             self._apply(otherwise, now_us)
             return Decision(False, tuple(states))
-        taken = [
-            self._take(lease, claim, window, state, now_us)
-            for claim, window, state in zip(claims, windows, states, strict=True)
-        ]
-        return Decision(True, tuple(taken))
-
-    def _take(self, lease: str, claim: Claim, window: Window, before: State, now_us: int) -> State:
-        if not before.fits or not claim.amount:
-            return before
-        window.take(claim.limit, claim.amount, now_us, lease)
-        after = window.state(claim.limit, 0, now_us)
-        mark = lease if claim.limit.kind == "concurrency" else after.mark
-        return replace(after, fits=True, retry_us=0, mark=mark)
+        for index, claim in enumerate(claims):
+            if states[index].fits and claim.amount:
+                states[index] = _taken(lease, claim, windows[index], now_us)
+        return Decision(True, tuple(states))
 
     def count(self, lease: str, claims: Sequence[Claim]) -> list[Mark]:
         """Take all claims whether they fit or not; returns where each was taken."""
@@ -106,3 +102,11 @@ class MemoryStore:
 
     def _now_us(self) -> int:
         return int(self._world.monotonic() * MICRO)
+
+
+def _taken(lease: str, claim: Claim, window: Window, now_us: int) -> State:
+    """Take a claim that fits; where its limit stands then."""
+    limit = claim.limit
+    window.take(limit, claim.amount, now_us, lease)
+    after = window.state(limit, 0, now_us)
+    return State(True, after.remaining, after.reset_us, 0, lease if limit.kind == "concurrency" else after.mark)
