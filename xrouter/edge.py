@@ -50,7 +50,7 @@ class Edge:
         ctx = self._context(scope)
         scope["xrouter"] = ctx
         response = _Response(ctx, self.world, send)
-        last_resort = LastResort(scope, lambda: ctx.client_abort == "drain_and_bill")
+        last_resort = LastResort(scope, ctx)
         error: XRouterError | None = None
         left = False
         self.metrics.in_flight += 1
@@ -163,6 +163,8 @@ def _last_event(ctx: RequestContext, error: XRouterError) -> bytes:
 class _Response:
     """What has been sent of one response."""
 
+    __slots__ = ("_ctx", "_ended", "_send", "_streams", "_world", "overhead_s", "status")
+
     def __init__(self, ctx: RequestContext, world: World, send: Send) -> None:
         self._ctx = ctx
         self._world = world
@@ -203,7 +205,9 @@ class _Response:
 
     def _begin(self, headers: Any) -> None:
         ctx = self._ctx
-        self._streams = any(name == b"content-type" and value.startswith(b"text/event") for name, value in headers)
+        for name, value in headers:
+            if name == b"content-type":
+                self._streams = value.startswith(b"text/event")
         self.overhead_s = max(0.0, self._world.monotonic() - ctx.started - ctx.upstream_s)
         headers.append((b"x-request-id", ctx.request_id.encode()))
         if ctx.endpoint.inference:

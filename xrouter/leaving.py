@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
+from xrouter.context import RequestContext
 from xrouter.filters.base import Receive, Scope
 
 Callback = Callable[[], None]
@@ -23,6 +24,8 @@ class ClientWatch:
 
     Where `drains()` is true at that moment, the block goes on for `DRAIN_S` at most, with nobody to send to.
     """
+
+    __slots__ = ("_call_back", "_cancelled", "_drain", "_drains", "_receive", "_task", "_watcher", "left")
 
     def __init__(self, scope: Scope, receive: Receive, drains: Callable[[], bool]) -> None:
         self._call_back: Callable[[Callback | None], None] | None = scope.get(_ON_DISCONNECT)
@@ -52,12 +55,8 @@ class ClientWatch:
             self._watcher.cancel()
         if self._drain is not None:
             self._drain.cancel()
-        task, self._task, self._watcher, self._drain = (
-            self._task,
-            None,
-            None,
-            None,
-        )  # no cycle is left for the collector
+        task = self._task
+        self._task = self._watcher = self._drain = None  # no cycle is left for the collector
         if not self._cancelled or task is None:
             return False
         others = task.uncancel()  # also where the block has turned the cancellation into another error
@@ -88,8 +87,10 @@ class LastResort:
     our own front, whose hook it shares with the watch inside.
     """
 
-    def __init__(self, scope: Scope, drains: Callable[[], bool]) -> None:
-        self._drains = drains
+    __slots__ = ("_ctx", "_front", "_inner", "_left", "_task", "_timer", "ended")
+
+    def __init__(self, scope: Scope, ctx: RequestContext) -> None:
+        self._ctx = ctx
         self.ended = False  # it came to that
         self._left = False
         self._inner: Callback | None = None
@@ -117,7 +118,7 @@ class LastResort:
         self._left = True
         if self._inner is not None:
             self._inner()
-        patience_s = GRACE_S + (DRAIN_S if self._drains() else 0.0)
+        patience_s = GRACE_S + (DRAIN_S if self._ctx.client_abort == "drain_and_bill" else 0.0)
         self._timer = asyncio.get_running_loop().call_later(patience_s, self._end)
 
     def _end(self) -> None:

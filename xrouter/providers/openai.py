@@ -112,11 +112,10 @@ class OpenAITranslator(Translator):
         self._call = call
         self._target = target
         self._world = world
-        self._sse = SseDecoder()
+        self._sse: SseDecoder | None = None  # of an answer that streams
         self._pieces: list[bytes] = []
         self._size = 0
         self._failure: XRouterError | None = None
-        self._streamed = False
         self._done = False
         self._finished = False
 
@@ -147,13 +146,17 @@ class OpenAITranslator(Translator):
 
     def started(self, status: int, headers: Headers) -> None:
         content_type = (header(headers, b"content-type") or b"").lower()
-        self._streamed = content_type.startswith(b"text/event-stream")
-        asked = self._call.stream if self._streamed else content_type.startswith(b"application/json")
+        if content_type.startswith(b"text/event-stream"):
+            self._sse = SseDecoder()
+            asked = self._call.stream
+        else:
+            asked = content_type.startswith(b"application/json")
         if not asked:
             raise UpstreamProtocolError(detail=f"content type {safe_type(content_type)}")
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        if not self._streamed:
+        decoder = self._sse
+        if decoder is None:
             self._size += len(data)
             if self._size > _MAX_ANSWER_BYTES:
                 raise UpstreamProtocolError(
@@ -163,7 +166,7 @@ class OpenAITranslator(Translator):
             return ()
         events: list[Event] = []
         try:
-            for sse in self._sse.feed(data):
+            for sse in decoder.feed(data):
                 self._chunk(sse.data, events)
         except XRouterError as failure:
             if not events:
@@ -174,7 +177,7 @@ class OpenAITranslator(Translator):
     def finish(self) -> Sequence[Event]:
         if self._failure is not None:
             raise self._failure
-        if not self._streamed:
+        if self._sse is None:
             return self._whole(b"".join(self._pieces))
         events: list[Event] = []
         for sse in self._sse.finish():
@@ -277,7 +280,7 @@ def _usage(reported: Any) -> Usage | None:
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
     reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
     counts = (usage.prompt_tokens, usage.completion_tokens or 0, cached or 0, reasoning or 0)
-    if any(not 0 <= count < 2**31 for count in counts):
+    if min(counts) < 0 or max(counts) >= 2**31:
         return None
     if (cached or 0) > usage.prompt_tokens or (reasoning or 0) > (usage.completion_tokens or 0):
         cached = reasoning = None

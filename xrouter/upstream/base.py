@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from xrouter.errors import UpstreamProtocolError
 
@@ -30,7 +29,7 @@ class UpstreamRequest(Struct, frozen=True):
     idempotent: bool = False  # may be sent again although the upstream may have seen it
 
     def with_headers(self, extra: Iterable[tuple[bytes, bytes]]) -> "UpstreamRequest":
-        return replace(self, headers=(*self.headers, *extra))
+        return UpstreamRequest(self.method, self.url, (*self.headers, *extra), self.body, self.pace, self.idempotent)
 
 
 class UpstreamAnswer(Struct, frozen=True):
@@ -46,7 +45,10 @@ class UpstreamAnswer(Struct, frozen=True):
 
 def header(headers: Headers, name: bytes) -> bytes | None:
     """The first value of `name` (lower case)."""
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:
+        if key == name:
+            return value
+    return None
 
 
 @dataclass(frozen=True, slots=True)
