@@ -48,16 +48,18 @@ def sse(*events: Any) -> bytes:
 def openai_stream(**fields: Any) -> bytes:
     usage = {"prompt_tokens": 21, "completion_tokens": 34, "total_tokens": 55}
     base = {"id": "u", "object": "chat.completion.chunk", "created": 1, "model": "m", **fields}
-    deltas = [{"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in WORDS]
-    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    deltas: list[Any] = [
+        {"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in WORDS
+    ]
+    end: Any = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
     return sse(*({**base, **event} for event in (*deltas, end, {"choices": [], "usage": usage})))
 
 
 def gigachat_stream() -> bytes:
     base = {"created": 1, "model": "GigaChat-2:2.0.28.2", "object": "chat.completion"}
-    deltas = [{"choices": [{"delta": {"content": word, "role": "assistant"}, "index": 0}]} for word in WORDS]
+    deltas: list[Any] = [{"choices": [{"delta": {"content": word, "role": "assistant"}, "index": 0}]} for word in WORDS]
     usage = {"prompt_tokens": 21, "completion_tokens": 34, "total_tokens": 55, "precached_prompt_tokens": 0}
-    end = {"choices": [{"delta": {"content": ""}, "index": 0, "finish_reason": "stop"}], "usage": usage}
+    end: Any = {"choices": [{"delta": {"content": ""}, "index": 0, "finish_reason": "stop"}], "usage": usage}
     return sse(*({**base, **event} for event in (*deltas, end)))
 
 

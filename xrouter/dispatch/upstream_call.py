@@ -14,6 +14,7 @@ from xrouter.upstream.credentials import Credential
 from xrouter.world import World
 
 _ERROR_BODY_BYTES = 1024 * 1024
+_FEED_BYTES = 16 * 1024  # at a time: parsed events take some thirty times their bytes, until the client has taken them
 _TAIL_S = 1.0  # how long an upstream that has said everything may take to end its answer
 
 
@@ -21,8 +22,8 @@ class UpstreamCall:
     """`events()` until they are none, then `end()`; `aclose()` always. Used once."""
 
     __slots__ = (
-        "_account", "_ended", "_pieces", "_placed", "_response", "_spare", "_world", "answering", "began", "called",
-        "credential", "first_event_s", "noted", "reason", "target", "translator",
+        "_account", "_backlog", "_ended", "_pieces", "_placed", "_response", "_spare", "_world", "answering", "began",
+        "called", "credential", "first_event_s", "noted", "reason", "target", "translator",
     )  # fmt: skip
 
     def __init__(
@@ -40,7 +41,8 @@ class UpstreamCall:
     ) -> None:
         """`spare`: the place is its maker's business, as a shadow's is.
 
-        Raises what the provider's `translator` raises: an UpstreamError for a route that cannot work."""
+        Raises what the provider's `translator` raises: an UpstreamError for a route that cannot work.
+        """
         self.target = target
         self.credential = credential
         self.reason = reason
@@ -56,6 +58,7 @@ class UpstreamCall:
         self._placed = False
         self._response: UpstreamResponse | None = None
         self._pieces: AsyncIterator[bytes] | None = None
+        self._backlog: list[bytes] = []  # of a large piece, what has not been fed yet; the next one is the last
         self._ended = False
 
     async def events(self) -> Sequence[Event]:
@@ -66,11 +69,17 @@ class UpstreamCall:
             if translator.complete:
                 self._ended = True
                 return translator.finish()
-            try:
-                data = await pieces.__anext__()
-            except StopAsyncIteration:
-                self._ended = True
-                return translator.finish()
+            if self._backlog:
+                data = self._backlog.pop()
+            else:
+                try:
+                    data = await pieces.__anext__()
+                except StopAsyncIteration:
+                    self._ended = True
+                    return translator.finish()
+                if len(data) > _FEED_BYTES:
+                    self._backlog = [data[at : at + _FEED_BYTES] for at in range(0, len(data), _FEED_BYTES)][::-1]
+                    continue
             if events := translator.feed(data):
                 return events
         return ()

@@ -13,7 +13,7 @@ _BOM = b"\xef\xbb\xbf"
 class NdjsonSplitter:
     """The JSON texts of one stream. Time and memory are linear in the bytes, however small the pieces are."""
 
-    def __init__(self, max_line_bytes: int = 2 * 1024 * 1024) -> None:
+    def __init__(self, max_line_bytes: int = 1024 * 1024) -> None:
         self._max_line_bytes = max_line_bytes
         self._partial: list[bytes] = []  # the pieces of a line whose end has not come
         self._size = 0

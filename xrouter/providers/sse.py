@@ -26,7 +26,7 @@ class ServerSentEvent(NamedTuple):
 class SseDecoder:
     """The events of one stream. Time and memory are linear in the bytes, however small the pieces are."""
 
-    def __init__(self, max_event_bytes: int = 8 * 1024 * 1024) -> None:
+    def __init__(self, max_event_bytes: int = 1024 * 1024) -> None:
         self._max_event_bytes = max_event_bytes
         self._partial: list[bytes] = []  # the pieces of a line whose end has not come
         self._size = 0  # bytes held for the event under way

@@ -31,7 +31,6 @@ from xrouter.upstream.base import Headers, UpstreamAnswer
 from xrouter.wire import decode_json, encode_json
 
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
-_MAX_EVENT_BYTES = 2 * 1024 * 1024
 
 
 class CompatibleTranslator(Translator):
@@ -46,7 +45,7 @@ class CompatibleTranslator(Translator):
         self._cutter = StopCutter(())
         self._streamed = call.stream
         self._at_start = True
-        self._events = SseDecoder(_MAX_EVENT_BYTES)
+        self._events = SseDecoder()
         self._whole = WholeBody(_MAX_ANSWER_BYTES)
         self._calls_seen = 0
         self._said_something = False
