@@ -102,8 +102,11 @@ def test_f04_a_storm_of_429_at_one_upstream_costs_the_clients_nothing(tmp_path: 
 
 
 def test_f04_a_storm_of_429_at_all_of_them_is_told_and_not_made_worse(tmp_path: Path) -> None:
-    """Fails when what is left alone may be fallen back to for nothing: then each request costs an attempt at every one."""
-    with site(tmp_path, "{retries: 2}", "first", "second", "third") as one:
+    """Fails when what is left alone may be fallen back to for nothing: then each request costs an attempt at every one.
+
+    The budget's floor is a rate, and would make the bound one of the machine's speed: it is 0 here.
+    """
+    with site(tmp_path, "{retries: 2, retry_budget: {ratio: 0.2, min_per_s: 0}}", "first", "second", "third") as one:
         one.script(first=STORM, second=STORM, third=STORM)
         replies = one.ask(60)
         assert {reply.status_code for reply in replies} == {429}
