@@ -3,6 +3,7 @@
 from hashlib import sha256
 
 from xrouter.context import RequestContext
+from xrouter.routing.chance import session_of
 
 
 def conversation(ctx: RequestContext) -> str:
@@ -11,9 +12,9 @@ def conversation(ctx: RequestContext) -> str:
     A provider's prompt cache goes by it (gigachat.md section 9), and the first message is what stays the same from turn to
     turn.
     """
-    request = ctx.call.request
-    name = ctx.session_id or request.session_id or request.user
-    if not name:
-        texts = ctx.call.prompt()
-        name = sha256(texts[0].encode("utf-8", "surrogatepass")).hexdigest() if texts else ""
+    session = session_of(ctx)
+    if session is not None:
+        return session
+    texts = ctx.call.prompt()
+    name = sha256(texts[0].encode("utf-8", "surrogatepass")).hexdigest() if texts else ""
     return f"{ctx.principal.key_id}:{name}"

@@ -35,12 +35,13 @@ class TokenShapes:
         call = _read(raw)
         name = call.models[0]
         entry = self._models.entry(ctx.principal, name)
-        for target in entry.targets:
+        targets = self._catalog.targets(ctx.principal, entry)
+        for target in targets:
             purpose = Purpose(ctx.generation_id, ctx.request_id, ctx.principal.key_id, entry.settings)
             counted = await self._ask(ctx, call, target, purpose)
             if counted is not None:
                 return _shape(name, sum(counted), counted, "provider", target.upstream, call)
-        rates = tokens.profile(entry.targets[0].model)
+        rates = tokens.profile(targets[0].model)
         return _shape(name, rates.count_call(call), [*map(rates.count, call.prompt())], "estimated", None, call)
 
     async def _ask(self, ctx: RequestContext, call: Call, target: Target, purpose: Purpose) -> list[int] | None:
