@@ -145,6 +145,12 @@ def test_f35_paths_that_name_no_model(gateway: RunningGateway, prefix: str) -> N
     assert get(gateway, prefix + "x" * 10_000).status in (400, 404, 414)
 
 
+def test_f35_a_request_names_few_models(gateway: RunningGateway) -> None:
+    """Each name is work. Seen to fail on requests without a bound: a megabyte of names held the loop for two."""
+    assert chat(gateway, "large", "?", models=[f"no/{number}" for number in range(64)]).status_code == 200
+    assert chat(gateway, "large", "?", models=[f"no/{number}" for number in range(65)]).status_code == 400
+
+
 def test_suffixes_and_variants_reach_their_model(upstream: Scripted, gateway: RunningGateway) -> None:
     for name, model in (
         ("large:nitro", b'"model":"m"'),

@@ -149,7 +149,7 @@ class RoutedRequest(Struct, kw_only=True):
     """What chat, completions and embeddings have in common."""
 
     model: str | None = None
-    models: list[str] | None = None
+    models: Annotated[list[str], Meta(max_length=64)] | None = None  # each is looked up, and each unknown one is told
     provider: ProviderPreferences | None = None
     user: str | None = None
     session_id: str | None = None
