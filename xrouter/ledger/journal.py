@@ -108,7 +108,13 @@ class Journal:
             descriptor = self._open(path, 0)
         except (BlockingIOError, FileNotFoundError):
             return None  # its process lives, or another has just settled it
-        return self._page(path, descriptor)
+        try:
+            return self._page(path, descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, FileNotFoundError):
+                return None  # another has settled it between our opening the file and our locking it
+            raise
 
     def _page(self, path: Path, descriptor: int) -> _Page:
         data = path.read_bytes()
