@@ -17,7 +17,7 @@ from xrouter.edge import Edge
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.ledger.ledger import Ledger
-from xrouter.ledger.opening import open_ledger
+from xrouter.ledger.opening import open_ledger, retention_of
 from xrouter.limits.open import open_limits
 from xrouter.limits.store import LimitStore
 from xrouter.observe.logs import LogWriter
@@ -116,6 +116,7 @@ class Gateway:
             self._engine,
             self.world,
             lease_s=self.settings.ledger.hold_lease_s,
+            retention=retention_of(self.settings.ledger),
         )
         await self._ledger.start()
         self._limits = open_limits(self.settings, self.world)

@@ -13,6 +13,11 @@ def generation_id(world: World) -> str:
     return "gen-" + time_ordered(world)
 
 
+def first_generation_id(at_us: int) -> str:
+    """What sorts after the ids of all generations made before that time, and before all others."""
+    return f"gen-{max(0, at_us) // 1000:012x}"
+
+
 def uuid4(world: World) -> str:
     """A random UUID (RFC 9562, version 4) drawn from `world`: what the providers ask for as request ids."""
     value = int.from_bytes(world.random_bytes(16)) & ~(0xF << 76) | 4 << 76

@@ -119,6 +119,7 @@ def test_db_check_proves_and_names_what_is_wrong(xrouter: Command, tmp_path: Pat
         "generations": 0,
         "holds_open": 0,
         "problems": [],
+        "dropped": [],
     }
     assert xrouter("db", "check").out.startswith("the ledger is right: 6 accounts, 1 entries")
     with sqlite3.connect(tmp_path / "keys.db") as connection:

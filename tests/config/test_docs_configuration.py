@@ -31,6 +31,7 @@ SECTIONS = {
     "`models.*.price.cost`": settings.Rates,
     "`ledger`": settings.Ledger,
     "`tiers`": settings.Tier,
+    "`tiers.*.quota`": settings.TierQuota,
 }
 PROVIDERS = {"gigachat": "GigaChat", "yandexgpt": "YandexGPT", "openai": "OpenAI"}
 BUILT = [name for name, path in registry.PROVIDERS.items() if find_spec(path.partition(":")[0])]

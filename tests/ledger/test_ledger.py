@@ -287,8 +287,8 @@ async def test_sums_of_usage_follow_each_settlement(books: Money, world: HandWor
     assert sums == [(5, 5, 5_000, KEY), (1, 2, 2_000, KEY)]
 
 
-async def test_old_hours_become_days_and_no_sum_changes(books: Money, world: HandWorld) -> None:
-    """Each of two settlements on each of three days; the fixture's proof adds both tables up."""
+async def test_old_hours_are_dropped_and_days_stay(books: Money, world: HandWorld) -> None:
+    """Each of two settlements on each of three days; the fixture's proof holds both tables against the generations."""
     await books.ledger.transfer(grant(100_000))
     for day in range(3):
         for hour in range(2):
@@ -297,10 +297,10 @@ async def test_old_hours_become_days_and_no_sum_changes(books: Money, world: Han
             world.advance(3600)
         world.advance(22 * 3600)
     await books.ledger.roll_up()
-    assert books.rows("SELECT count(*) FROM usage_days") == [(0,)]
+    assert books.rows("SELECT count(*) FROM usage_hours") == [(12,)]
     world.advance(61 * 24 * 3600)  # the second day is 63 days ago, the third 62
     await books.ledger.roll_up()
     days = books.rows("SELECT day, key_hash, requests, charged_nano FROM usage_days ORDER BY day, key_hash")
     first = days[0][0]
-    assert days == [(first + day, key, 2, 2_000) for day in (0, 1) for key in (KEY, "other")]
+    assert days == [(first + day, key, 2, 2_000) for day in (0, 1, 2) for key in (KEY, "other")]
     assert books.rows("SELECT sum(charged_nano), count(*) FROM usage_hours") == [(4_000, 4)]

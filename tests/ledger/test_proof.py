@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from kit import stores
 from kit.keys import HandWorld
 from kit.money import ACCOUNT, COSTLY, KEY, Money, grant, money, settlement
 
@@ -11,7 +12,10 @@ from xrouter.ledger.operations import Transfer
 from xrouter.ledger.proof import prove
 from xrouter.store.engine import create_engine
 
-NO_TRIGGERS = "DROP TRIGGER entries_forbid_update; DROP TRIGGER entries_forbid_delete;"
+NO_TRIGGERS = {
+    "sqlite": "DROP TRIGGER entries_forbid_update; DROP TRIGGER entries_forbid_delete;",
+    "postgresql": "DROP TRIGGER entries_forbid_change ON entries;",
+}
 
 
 @pytest.fixture
@@ -77,25 +81,26 @@ SPOILED = [
     ("UPDATE key_usage SET used_nano = used_nano - 1", f"key {KEY} has spent"),
     ("UPDATE key_usage SET week_nano = week_nano + 1", f"key {KEY} has spent"),
     ("DELETE FROM key_usage", "what it has spent is not kept"),
-    ("UPDATE usage_hours SET input_tokens = input_tokens + 1", "the sums of usage of account acme"),
-    ("DELETE FROM usage_hours", "the sums of usage of account acme"),
-    ("UPDATE usage_hours SET model = 'a/other'", "are kept, but there are no such generations"),
-    (NO_TRIGGERS + "DELETE FROM entries WHERE kind = 'overrun'", "its entries are charge, overrun, cost, refund"),
-    (NO_TRIGGERS + "UPDATE entries SET amount_nano = 9000 WHERE kind = 'refund'", "generation settled"),
-    (NO_TRIGGERS + "UPDATE entries SET generation_id = 'unknown' WHERE kind = 'cost'", "unknown, which does not exist"),
-    (NO_TRIGGERS + "DELETE FROM entries WHERE kind IN ('grant', 'refund')", "@promotions has the balance"),
+    ("UPDATE usage_days SET input_tokens = input_tokens + 1", "the sums of usage of account acme"),
+    ("DELETE FROM usage_days", "the sums of usage of account acme"),
+    ("UPDATE usage_days SET model = 'a/other'", "are kept, but there are no such generations"),
+    ("UPDATE usage_hours SET output_tokens = output_tokens + 1", "the sums by hour of account acme"),
+    ("UPDATE usage_hours SET upstream = 'other'", "the sums by hour of account acme"),
+    ("DELETE FROM entries WHERE kind = 'overrun'", "its entries are charge, overrun, cost, refund"),
+    ("UPDATE entries SET amount_nano = 9000 WHERE kind = 'refund'", "generation settled"),
+    ("UPDATE entries SET generation_id = 'unknown' WHERE kind = 'cost'", "unknown, which does not exist"),
+    ("DELETE FROM entries WHERE kind IN ('grant', 'refund')", "@promotions has the balance"),
     ("DELETE FROM accounts WHERE name = '@providers'", "account @providers has entries but does not exist"),
 ]
 
 
 @pytest.mark.parametrize(("spoil", "told"), SPOILED)
-async def test_each_wrong_row_is_named(books: Money, spoil: str, told: str) -> None:
+async def test_each_wrong_row_is_named(books: Money, spoil: str, told: str, store_kind: str) -> None:
     await books.ledger.release("none")  # whatever was under way is written
     copy = books.path.with_name("copy.db")
-    books.spoil(f"VACUUM INTO '{copy}'")
-    spoiled = Money(books.engine, books.ledger, copy)
-    spoiled.spoil(spoil)
-    engine = create_engine(f"sqlite:///{copy}")
+    stores.current.copy(books.path, copy)
+    Money(books.engine, books.ledger, copy).spoil(NO_TRIGGERS[store_kind] + spoil)
+    engine = create_engine(stores.current.url(copy))
     proof = await prove(engine)
     await engine.dispose()
     assert not proof.ok

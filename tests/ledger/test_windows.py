@@ -4,15 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xrouter.ledger.windows import day_of, month_of, resets_at, roll, used_of_limit, week_of
+from xrouter.ledger.windows import day_of, month_of, resets_at, roll, used_in, week_of
+from xrouter.store.key import LimitReset
 from xrouter.store.ledger_rows import KeyUsage
 
 EPOCH = date(1970, 1, 1)
 days = st.integers(0, 60_000)
 
 
-def usage(day: int, reset: str | None = None) -> KeyUsage:
-    return KeyUsage("k", 0, 1000, day, 100, 300, 700, 5000, reset)  # type: ignore[arg-type]
+def usage(day: int) -> KeyUsage:
+    return KeyUsage("k", 0, 1000, day, 100, 300, 700)
 
 
 @given(days)
@@ -44,10 +45,10 @@ def test_windows_begin_anew_forward_and_never_backward(day: int, step: int) -> N
         (None, 1000, None),
     ],
 )
-def test_what_counts_and_when_it_ends(reset: str | None, used: int, ends: datetime | None) -> None:
-    key = usage((date(2026, 12, 31) - EPOCH).days, reset)
-    assert used_of_limit(key) == used
-    assert resets_at(key) == ends
+def test_what_counts_and_when_it_ends(reset: LimitReset | None, used: int, ends: datetime | None) -> None:
+    key = usage((date(2026, 12, 31) - EPOCH).days)
+    assert used_in(key, reset) == used
+    assert resets_at(key.day, reset) == ends
 
 
 def test_days_are_utc() -> None:

@@ -51,6 +51,7 @@ def run_check(args: argparse.Namespace) -> int:
         "generations": proof.generations,
         "holds_open": proof.holds_open,
         "problems": proof.problems,
+        "dropped": proof.dropped,
     }
     if args.json:
         print(encode_json(shown).decode())
@@ -61,6 +62,8 @@ def run_check(args: argparse.Namespace) -> int:
         )
     else:
         print("\n".join(proof.problems))
+    if not args.json:
+        print("".join(f"note: {sentence}\n" for sentence in proof.dropped), end="")
     return 0 if proof.ok else 1
 
 

@@ -23,6 +23,7 @@ from xrouter.config.settings import (
     Server,
     Settings,
     Tier,
+    TierQuota,
     Timeouts,
     UpstreamSettings,
 )
@@ -35,6 +36,8 @@ _LIMIT: Final = re.compile(
 )
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
 _REDIS_SCHEMES: Final = ("redis", "rediss", "redis+cluster", "redis+sentinel")
+_MOST_CREDITS: Final = 2**63 // 10**9 - 1
+_MOST_DAYS: Final = 36_500
 _UNITS_OF_PRICE: Final = (1, 1000, 1_000_000)
 
 
@@ -76,6 +79,12 @@ def _positive_duration(value: float) -> str | None:
 
 def _amount(value: Decimal) -> str | None:
     return "a price is not negative" if value < 0 else None
+
+
+def _credits(value: Decimal) -> str | None:
+    if not 0 <= value <= _MOST_CREDITS:
+        return f"an amount of credits is from 0 to {_MOST_CREDITS}"
+    return None if value == round(value, 9) else "an amount of credits has at most 9 decimals"
 
 
 def _not_empty(value: Any) -> str | None:
@@ -231,7 +240,13 @@ _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (ModelSettings, "inputs"): _not_empty,
     (ModelSettings, "created"): _at_least(0),
     (Ledger, "hold_lease_s"): _positive_duration,
+    (Ledger, "keep_holds_days"): _between(1, _MOST_DAYS),
+    (Ledger, "keep_details_days"): _between(1, _MOST_DAYS),
     (Tier, "concurrency"): _at_least(1),
+    (TierQuota, "total"): _credits,
+    (TierQuota, "day"): _credits,
+    (TierQuota, "week"): _credits,
+    (TierQuota, "month"): _credits,
     (Settings, "store"): _store,
     (Settings, "redis"): _redis,
 }

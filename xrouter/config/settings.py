@@ -150,6 +150,18 @@ class ModelSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
     hold_lease_s: float = 60.0
+    keep_holds_days: int | None = 90  # of holds that have ended; None: for ever
+    keep_details_days: int | None = 365  # of generations: attempts, times, who asked; charges do not depend on them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierQuota:
+    """Credits that each key may spend; windows are UTC days, weeks from Monday, calendar months. None: no bound."""
+
+    total: Decimal | None = None
+    day: Decimal | None = None
+    week: Decimal | None = None
+    month: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +170,7 @@ class Tier:
     tokens: tuple[str, ...] = ()
     concurrency: int | None = None
     strategy: Strategy = "sliding_window"
+    quota: TierQuota | None = None
     models: tuple[str, ...] | None = None  # ids, or `author/*`; None: all
     upstreams: tuple[str, ...] | None = None  # None: all
 

@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from xrouter.config.settings import DEFAULT_TIER
 from xrouter.context import ClientAbort, context
 from xrouter.filters.base import ASGIApp, Message, Receive, Scope, Send, Services
 from xrouter.ledger.billing import Billing, OnStoreFailure, Parts, count_images
+from xrouter.ledger.limits import quota_limits
 from xrouter.ledger.outputs import RecentOutputs
 from xrouter.ledger.prices import PriceBook
 
 
 class Quota:
-    """Provide `quote`, the price of this request. The account's balance and the key's own limit must afford it."""
+    """Provide `quote`, the price of this request. The balance, the key's own limit and its tier's quota must afford it."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"principal", "call", "route", "estimate"})
     provides: ClassVar[frozenset[str]] = frozenset({"quote"})
@@ -24,13 +26,16 @@ class Quota:
     def __init__(self, app: ASGIApp, config: Config, services: Services) -> None:
         self.app, self.config = app, config
         self.prices = PriceBook(services.settings)
+        tiers = services.settings.tiers.items()
+        self.quotas = {name: quota_limits(name, tier.quota) for name, tier in tiers if tier.quota is not None}
         self.parts = Parts(services.ledger, services.world, services.catalog, RecentOutputs(), config.on_store_failure)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
         ctx.client_abort = self.config.client_abort
         ctx.quote = quote = self.prices.quote(ctx.route.targets, ctx.started_at, count_images(ctx.call))
-        billing = Billing(self.parts, ctx, quote, scope["headers"])
+        quota = self.quotas.get(ctx.principal.tier or DEFAULT_TIER, ())
+        billing = Billing(self.parts, ctx, quote, scope["headers"], quota)
 
         async def send_settled(message: Message) -> None:
             await billing.before_sending(message)

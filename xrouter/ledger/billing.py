@@ -17,6 +17,7 @@ from xrouter.context import Call, Outcome, RequestContext, Target
 from xrouter.errors import PaymentRequired, StoreUnavailable, UpstreamProtocolError
 from xrouter.events import Event, Usage
 from xrouter.ledger.ledger import Ledger
+from xrouter.ledger.limits import SpendingLimit
 from xrouter.ledger.operations import Settlement
 from xrouter.ledger.outputs import RecentOutputs
 from xrouter.ledger.prices import PriceQuote
@@ -42,15 +43,24 @@ class Parts:
 
 
 class Billing:
-    """Of one request. `admit`, then `before_sending` each message, then `close`, whatever happened."""
+    """Of one request. `admit`, then `before_sending` each message, then `close`, whatever happened.
+
+    `quota`: the limits that the key's tier sets.
+    """
 
     def __init__(
-        self, parts: Parts, ctx: RequestContext, quote: PriceQuote, headers: Sequence[tuple[bytes, bytes]]
+        self,
+        parts: Parts,
+        ctx: RequestContext,
+        quote: PriceQuote,
+        headers: Sequence[tuple[bytes, bytes]],
+        quota: tuple[SpendingLimit, ...] = (),
     ) -> None:
         self._parts = parts
         self._ctx = ctx
         self._quote = quote
         self._headers = list(headers)
+        self._quota = quota
         self._choices = _choices(ctx.call)
         self._held_nano: int | None = None
         self._covered: int | None = None  # output tokens that the hold covers, where it may have to grow
@@ -75,6 +85,7 @@ class Billing:
                 ctx.principal.key_id,
                 wanted_nano=wanted,
                 least_nano=min(least, wanted),
+                quota=self._quota,
             )
         except StoreUnavailable:
             if self._parts.on_store_failure == "deny":
@@ -157,7 +168,7 @@ class Billing:
         wanted = self._quote.most(input_tokens, self._delivered * _GROWTH) - self._held_nano
         try:
             granted = await self._parts.ledger.extend(
-                self._ctx.generation_id, more_nano=max(wanted, 0), least_nano=max(needed, 0)
+                self._ctx.generation_id, more_nano=max(wanted, 0), least_nano=max(needed, 0), quota=self._quota
             )
         except StoreUnavailable:
             self._covered = None  # a stream under way is finished; what the hold lacks becomes an overrun (F13)

@@ -8,6 +8,7 @@ of its batch alone. Nothing here knows of tasks, threads or databases.
 from typing import Final, assert_never
 
 from xrouter.errors import BadRequest, InternalError, NotFound, PaymentRequired, Unprocessable, XRouterError
+from xrouter.ledger.limits import SpendingLimit, left_of, own_limit
 from xrouter.ledger.operations import (
     Balance,
     Expire,
@@ -15,6 +16,7 @@ from xrouter.ledger.operations import (
     HoldGranted,
     OpenHold,
     Operation,
+    Prune,
     ReleaseHold,
     Renew,
     Result,
@@ -24,7 +26,7 @@ from xrouter.ledger.operations import (
     Transfer,
 )
 from xrouter.ledger.refusals import insufficient
-from xrouter.ledger.windows import day_of, hour_of, roll, used_of_limit
+from xrouter.ledger.windows import day_of, hour_of, roll
 from xrouter.store.ledger import LedgerTables
 from xrouter.store.ledger_rows import (
     Account,
@@ -33,6 +35,7 @@ from xrouter.store.ledger_rows import (
     Generation,
     Hold,
     HoldState,
+    KeyTerms,
     KeyUsage,
     PriceVersion,
     UsagePlace,
@@ -48,7 +51,7 @@ PROVIDERS: Final = "@providers"  # what providers are owed
 _SOURCES: Final = {"grant": PROMOTIONS, "adjustment": ADJUSTMENTS, "refund": REVENUE}
 LARGEST_NANO: Final = 2**62  # of one amount; a balance is kept below twice that, which is what BIGINT holds
 _CAPACITY: Final = 2**63 - 1
-KEPT_HOURS_DAYS: Final = 62  # sums of hours that are older become sums of days
+KEPT_HOURS_DAYS: Final = 62  # sums by hour that are older are dropped; those by day stay
 
 
 class Book:
@@ -61,7 +64,8 @@ class Book:
         self._seen_prices = seen_prices
         self._accounts: dict[str, Account] = {}
         self._holds: dict[str, Hold] = {}
-        self._keys: dict[str, KeyUsage] = {}
+        self._terms: dict[str, KeyTerms] = {}
+        self._keys: dict[str, KeyUsage] = {}  # by the first key of a chain of rotations
         self._entries: list[Entry] = []
         self._idempotent: dict[str, Entry] = {}
         self._generations: dict[str, Generation] = {}
@@ -89,6 +93,8 @@ class Book:
                 return self._expire(operation)
             case RollUp():
                 return self._tables.roll_up(self._day - KEPT_HOURS_DAYS)
+            case Prune():
+                return self._prune(operation)
             case _:
                 assert_never(operation)
 
@@ -120,16 +126,19 @@ class Book:
         _check_amount(wanted.wanted_nano)
         account, key = self._account_or_empty(wanted.account), self._key(wanted.key_hash)
         hold = self._hold(wanted.generation_id)
+        limits = self._limits(wanted.key_hash, wanted.quota)
+        left = _left(account, key, limits)
         if hold is not None:  # sent again after a lost answer
             if hold.state != "open":
                 raise InternalError(detail=f"the hold of {wanted.generation_id} is {hold.state} already")
-            return HoldGranted(hold.amount_nano, hold.amount_nano + max(0, _left(account, key)))
+            return HoldGranted(hold.amount_nano, hold.amount_nano + max(0, left))
         if self._generation(wanted.generation_id):
             raise InternalError(detail=f"{wanted.generation_id} is settled already, and was never held")
-        left = _left(account, key)
         amount = min(wanted.wanted_nano, left)
         if amount < wanted.least_nano or left < 0:
-            raise insufficient(account, key, wanted.least_nano)
+            raise insufficient(account, key, limits, wanted.least_nano)
+        if wanted.look:
+            return HoldGranted(amount, left)
         self._holds[wanted.generation_id] = Hold(
             generation_id=wanted.generation_id,
             account=wanted.account,
@@ -151,10 +160,11 @@ class Book:
             state = "missing" if hold is None else hold.state
             raise PaymentRequired("The credits set aside for this request have been released", detail=f"hold {state}")
         account, key = self._account_or_empty(hold.account), self._key(hold.key_hash)
-        left = _left(account, key)
+        limits = self._limits(hold.key_hash, wanted.quota)
+        left = _left(account, key, limits)
         more = min(wanted.more_nano, left)
         if more < wanted.least_nano or more < 0:
-            raise insufficient(account, key, wanted.least_nano)
+            raise insufficient(account, key, limits, wanted.least_nano)
         hold.amount_nano += more
         account.held_nano += more
         key.held_nano += more
@@ -182,6 +192,14 @@ class Book:
         if not dead:
             self._tables.forget_dead_holders(self._at_us)
         return len(dead)
+
+    def _prune(self, operation: Prune) -> int:
+        dropped = 0
+        if operation.keep_holds_us is not None:
+            dropped += self._tables.drop_holds(self._at_us - operation.keep_holds_us)
+        if operation.keep_details_us is not None:
+            dropped += self._tables.drop_details(self._at_us - operation.keep_details_us)
+        return dropped
 
     # Settlements
 
@@ -317,11 +335,21 @@ class Book:
         return account
 
     def _key(self, key_hash: str) -> KeyUsage:
-        key = self._keys.get(key_hash)
+        root = self._key_terms(key_hash).root
+        key = self._keys.get(root)
         if key is None:
-            key = self._keys[key_hash] = self._tables.key(key_hash, self._day)
+            key = self._keys[root] = self._tables.key_usage(root, self._day)
             roll(key, self._day)
         return key
+
+    def _key_terms(self, key_hash: str) -> KeyTerms:
+        terms = self._terms.get(key_hash)
+        if terms is None:
+            terms = self._terms[key_hash] = self._tables.key_terms(key_hash)
+        return terms
+
+    def _limits(self, key_hash: str, quota: tuple[SpendingLimit, ...]) -> tuple[SpendingLimit, ...]:
+        return own_limit(self._key_terms(key_hash)) + quota
 
     def _hold(self, generation_id: str) -> Hold | None:
         hold = self._holds.get(generation_id)
@@ -347,11 +375,12 @@ def apply_all(book: Book, operations: "list[Operation]") -> list[Result | XRoute
     return results
 
 
-def _left(account: Account, key: KeyUsage) -> int:
-    """What may still be held: as far as both the account and the key's limit go."""
-    if key.limit_nano is None:
-        return account.available_nano
-    return min(account.available_nano, key.limit_nano - used_of_limit(key) - key.held_nano)
+def _left(account: Account, key: KeyUsage, limits: tuple[SpendingLimit, ...]) -> int:
+    """What may still be held: as far as the account, the key's limit and its tier's quota all go."""
+    left = account.available_nano
+    for limit in limits:
+        left = min(left, left_of(limit, key))
+    return left
 
 
 def _balance(account: Account) -> Balance:

@@ -17,6 +17,7 @@ from xrouter import ids
 from xrouter.errors import StoreUnavailable, XRouterError
 from xrouter.ledger.books import Books
 from xrouter.ledger.journal import Journal
+from xrouter.ledger.limits import SpendingLimit
 from xrouter.ledger.operations import (
     Balance,
     Expire,
@@ -24,6 +25,7 @@ from xrouter.ledger.operations import (
     HoldGranted,
     OpenHold,
     Operation,
+    Prune,
     ReleaseHold,
     Renew,
     Result,
@@ -37,6 +39,7 @@ from xrouter.world import World
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+KEEP_ALL: Final = Prune(None, None)
 _MOST_IN_BATCH: Final = 512
 _RETRY_FOR_S: Final = 1.2  # while the store fails, a settlement is tried again for so long (F14)
 _FIRST_RETRY_S: Final = 0.05
@@ -45,15 +48,24 @@ _FIRST_RETRY_S: Final = 0.05
 class Ledger:
     """`start()` before the first request; `aclose()` after the last. `lease_s`: the longest a dead process's hold stays.
 
-    `journal` keeps settlements that the store could not take; without one, they fail.
+    `journal` keeps settlements that the store could not take; without one, they fail. `retention`: what the sweeper drops.
     """
 
-    def __init__(self, books: Books, world: World, *, lease_s: float, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        books: Books,
+        world: World,
+        *,
+        lease_s: float,
+        journal: Journal | None = None,
+        retention: Prune = KEEP_ALL,
+    ) -> None:
         self.holder = ids.time_ordered(world)
         self._books = books
         self._world = world
         self._lease_us = round(lease_s * 1e6)
         self._journal = journal
+        self._retention = retention
         self._waiting: deque[tuple[Operation, asyncio.Future[Result]]] = deque()
         self._put_off: deque[Operation] = deque()
         self._writer: asyncio.Task[None] | None = None
@@ -89,22 +101,38 @@ class Ledger:
         await self._books.aclose()
 
     async def hold(
-        self, generation_id: str, account: str, key_hash: str, *, wanted_nano: int, least_nano: int
+        self,
+        generation_id: str,
+        account: str,
+        key_hash: str,
+        *,
+        wanted_nano: int,
+        least_nano: int,
+        quota: tuple[SpendingLimit, ...] = (),
     ) -> HoldGranted:
-        """Set credits aside for a request. Raises PaymentRequired and StoreUnavailable: nothing is held then.
+        """Set credits aside for a request, within the account's balance, the key's own limit and its tier's `quota`.
+
+        Raises PaymentRequired and StoreUnavailable: nothing is held then.
 
         Cancelled, or refused because the store failed, it leaves no hold, whatever became of the commit.
         """
-        future = self._submit(OpenHold(generation_id, account, key_hash, wanted_nano, least_nano, self.holder))
+        wanted = OpenHold(generation_id, account, key_hash, wanted_nano, least_nano, self.holder, quota)
+        future = self._submit(wanted)
         try:
             return cast(HoldGranted, await asyncio.shield(future))
         except (asyncio.CancelledError, StoreUnavailable):
             self._own(self._undo_hold(future, generation_id))
             raise
 
-    async def extend(self, generation_id: str, *, more_nano: int, least_nano: int) -> HoldGranted:
+    async def look(self, wanted: OpenHold) -> HoldGranted:
+        """What a hold would be granted now (`wanted.look`). Raises what `hold` raises."""
+        return cast(HoldGranted, await self._submit(wanted))
+
+    async def extend(
+        self, generation_id: str, *, more_nano: int, least_nano: int, quota: tuple[SpendingLimit, ...] = ()
+    ) -> HoldGranted:
         """Let a hold grow. Raises PaymentRequired and StoreUnavailable."""
-        return cast(HoldGranted, await self._submit(ExtendHold(generation_id, more_nano, least_nano)))
+        return cast(HoldGranted, await self._submit(ExtendHold(generation_id, more_nano, least_nano, quota)))
 
     async def settle(self, settlement: Settlement, *, delivered: bool) -> Settled:
         """Charge a generation, once. Returns when that is durable. A caller who is cancelled cancels only his own waiting.
@@ -149,9 +177,15 @@ class Ledger:
         return total
 
     async def roll_up(self) -> None:
-        """Make old sums of hours into sums of days, a day at a time, so that nobody waits for long."""
+        """Drop old sums by hour, a day at a time, so that nobody waits for long."""
         while await self._submit(RollUp()):
             pass
+
+    async def prune(self) -> None:
+        """Drop what is older than it is to be kept, a little at a time: what comes meanwhile is in the next batch."""
+        if self._retention != KEEP_ALL:
+            while await self._submit(self._retention):
+                pass
 
     async def recover_journals(self) -> int:
         """Settle what this and dead processes had to write to their journals; returns how many settlements."""

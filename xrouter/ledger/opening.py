@@ -6,16 +6,21 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter import ids
+from xrouter.config.settings import Ledger as LedgerSettings
 from xrouter.ledger.books import Books, SqliteBooks
 from xrouter.ledger.journal import Journal
-from xrouter.ledger.ledger import Ledger
+from xrouter.ledger.ledger import KEEP_ALL, Ledger
+from xrouter.ledger.operations import Prune
 from xrouter.store.engine import StoreError
 from xrouter.world import World
 
 _JOURNALS: Final = ".journal"
+_DAY_US: Final = 24 * 3600 * 1_000_000
 
 
-def open_ledger(engine: AsyncEngine, world: World, *, lease_s: float, journal: Path | None = None) -> Ledger:
+def open_ledger(
+    engine: AsyncEngine, world: World, *, lease_s: float, journal: Path | None = None, retention: Prune = KEEP_ALL
+) -> Ledger:
     """The ledger in the database of `engine`. Settlements that it cannot take go to the folder `journal`.
 
     Without word of it, that is `<database file>.journal` beside SQLite's file, and `<database name>.journal` in the working
@@ -26,7 +31,17 @@ def open_ledger(engine: AsyncEngine, world: World, *, lease_s: float, journal: P
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise StoreError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    return Ledger(_open_books(engine, world), world, lease_s=lease_s, journal=Journal(folder, ids.time_ordered(world)))
+    kept = Journal(folder, ids.time_ordered(world))
+    return Ledger(_open_books(engine, world), world, lease_s=lease_s, journal=kept, retention=retention)
+
+
+def retention_of(settings: LedgerSettings) -> Prune:
+    """What the configuration says is to be dropped, and when."""
+    return Prune(_days(settings.keep_holds_days), _days(settings.keep_details_days))
+
+
+def _days(days: int | None) -> int | None:
+    return None if days is None else days * _DAY_US
 
 
 def _default_folder(engine: AsyncEngine) -> Path:

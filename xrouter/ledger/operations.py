@@ -1,19 +1,23 @@
 """What can be asked of the ledger. Each is one whole operation: it happens once, or not at all.
 
-All but Renew, Expire and RollUp may be sent again after a lost answer: a generation's id or an idempotency key names them,
-and the second time changes nothing. `durable` ones are on the disk before they are answered. The others may be lost in a
-power cut (never by a killed process), and then the request that they belong to is lost with them.
+All but Renew, Expire, RollUp and Prune may be sent again after a lost answer: a generation's id or an idempotency key
+names them, and the second time changes nothing. `durable` ones are on the disk before they are answered. The others may be
+lost in a power cut (never by a killed process), and then the request that they belong to is lost with them.
 """
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from xrouter.ledger.limits import SpendingLimit
 from xrouter.store.ledger_rows import PriceVersion
 
 
 @dataclass(frozen=True, slots=True)
 class OpenHold:
-    """Set aside `wanted_nano`, or what is left if that is at least `least_nano`."""
+    """Set aside `wanted_nano`, or what is left if that is at least `least_nano`.
+
+    `quota`: limits of the key's tier, which hold beside the key's own. `look`: only answer as if it were held.
+    """
 
     durable: ClassVar[bool] = False
     generation_id: str
@@ -22,6 +26,8 @@ class OpenHold:
     wanted_nano: int
     least_nano: int
     holder: str
+    quota: tuple[SpendingLimit, ...] = ()
+    look: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class ExtendHold:
     generation_id: str
     more_nano: int
     least_nano: int
+    quota: tuple[SpendingLimit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +115,21 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class RollUp:
-    """Make the sums of one old day's hours into sums of the day. Answered with the number of rows; 0: none is that old."""
+    """Forget the sums by hour of one old day; that of the day stays. Answered with the number of rows; 0: none is so old."""
 
     durable: ClassVar[bool] = False
 
 
-Operation = OpenHold | ExtendHold | ReleaseHold | Settlement | Transfer | Renew | Expire | RollUp
+@dataclass(frozen=True, slots=True)
+class Prune:
+    """Forget a few rows that are older than they are to be kept; None: for ever. Answered with 0 when there are no more."""
+
+    durable: ClassVar[bool] = False
+    keep_holds_us: int | None
+    keep_details_us: int | None
+
+
+Operation = OpenHold | ExtendHold | ReleaseHold | Settlement | Transfer | Renew | Expire | RollUp | Prune
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from xrouter.errors import XRouterError
+from xrouter.ids import first_generation_id
 from xrouter.ledger.book import (
     ADJUSTMENTS,
     KEPT_HOURS_DAYS,
@@ -19,6 +20,7 @@ from xrouter.ledger.operations import (
     ExtendHold,
     OpenHold,
     Operation,
+    Prune,
     ReleaseHold,
     Renew,
     Result,
@@ -62,6 +64,8 @@ def _touched(operations: Iterable[Operation], at_us: int) -> Touched:
     renewals: dict[str, int] = {}
     expire_lease_us: int | None = None
     roll_up_before_day: int | None = None
+    drop_holds_before: str | None = None
+    drop_details_before: str | None = None
     for operation in operations:
         match operation:
             case OpenHold() | Settlement():
@@ -83,6 +87,11 @@ def _touched(operations: Iterable[Operation], at_us: int) -> Touched:
                 expire_lease_us = operation.lease_us
             case RollUp():
                 roll_up_before_day = day_of(at_us) - KEPT_HOURS_DAYS
+            case Prune(keep_holds_us, keep_details_us):
+                if keep_holds_us is not None:
+                    drop_holds_before = first_generation_id(at_us - keep_holds_us)
+                if keep_details_us is not None:
+                    drop_details_before = first_generation_id(at_us - keep_details_us)
         if isinstance(operation, Settlement | Transfer):
             accounts |= _SYSTEM
     return Touched(
@@ -94,4 +103,6 @@ def _touched(operations: Iterable[Operation], at_us: int) -> Touched:
         renewals=tuple(renewals.items()),
         expire_lease_us=expire_lease_us,
         roll_up_before_day=roll_up_before_day,
+        drop_holds_before=drop_holds_before,
+        drop_details_before=drop_details_before,
     )

@@ -17,10 +17,27 @@ from xrouter.ledger.prices import Rates, read_sheet
 from xrouter.ledger.windows import month_of, week_of
 from xrouter.store.amounts import format_credits
 from xrouter.store.ledger_rows import Generation
-from xrouter.store.schema import accounts, entries, generations, holds, key_usage, prices, usage_days, usage_hours
+from xrouter.store.retention import read_dropped
+from xrouter.store.schema import (
+    accounts,
+    entries,
+    generations,
+    holds,
+    key_roots,
+    key_usage,
+    prices,
+    usage_days,
+    usage_hours,
+)
 
+_DROPPED: Final = {
+    "holds": "that each hold ended once is proven only where holds are kept: of requests that came after",
+    "details": "no attempts, times and callers are kept, and no charge depends on them, of generations up to",
+}
 _MOST_TOLD: Final = 1000
 _CHUNK: Final = 2000
+_HOURS: Final = 24  # of a day
+_FOR_EVER: Final = 2**31 - 1  # a day that does not come
 _SUMS: Final = (
     "requests",
     "input_tokens",
@@ -34,7 +51,10 @@ _SUMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """`sum_nano`: of all balances. `problems`: one sentence each; no more than a thousand are told."""
+    """`sum_nano`: of all balances. `problems`: one sentence each; no more than a thousand are told.
+
+    `dropped`: what retention has taken away, and what can therefore not be proven any more, one sentence each.
+    """
 
     sum_nano: int
     accounts: int
@@ -42,6 +62,7 @@ class Proof:
     generations: int
     holds_open: int
     problems: tuple[str, ...]
+    dropped: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
@@ -64,6 +85,7 @@ async def prove(engine: AsyncEngine) -> Proof:
             generations=await _number(connection, select(func.count()).select_from(generations)),
             holds_open=await _number(connection, select(func.count()).where(holds.c.state == "open")),
             problems=tuple(problems),
+            dropped=tuple([f"{_DROPPED[subject]} {before}" async for subject, before in read_dropped(connection)]),
         )
 
 
@@ -102,11 +124,16 @@ async def _balances(connection: AsyncConnection) -> AsyncIterator[str]:
 
 async def _held(connection: AsyncConnection) -> AsyncIterator[str]:
     """I3: what is held of each account and each key is the sum of its open holds."""
-    for table, name, column in ((accounts, accounts.c.name, "account"), (key_usage, key_usage.c.key_hash, "key_hash")):
+    root = func.coalesce(key_roots.c.root, holds.c.key_hash)
+    for table, name, kind, owner_of in (
+        (accounts, accounts.c.name, "account", holds.c.account),
+        (key_usage, key_usage.c.key_hash, "key", root),
+    ):
         opened = (
-            select(holds.c[column].label("name"), func.sum(holds.c.amount_nano).label("nano"))
+            select(owner_of.label("name"), func.sum(holds.c.amount_nano).label("nano"))
+            .outerjoin_from(holds, key_roots, key_roots.c.key_hash == holds.c.key_hash)
             .where(holds.c.state == "open")
-            .group_by(holds.c[column])
+            .group_by(owner_of)
             .subquery()
         )
         query = (
@@ -115,7 +142,6 @@ async def _held(connection: AsyncConnection) -> AsyncIterator[str]:
             .where(table.c.held_nano != func.coalesce(opened.c.nano, 0))
         )
         async for owner, held, nano in await connection.stream(query):
-            kind = "account" if column == "account" else "key"
             yield f"{kind} {owner} has {format_credits(held)} held, its open holds are {format_credits(nano or 0)}"
         lost = select(opened.c.name, opened.c.nano).where(opened.c.nano != 0, opened.c.name.not_in(select(name)))
         async for owner, nano in await connection.stream(lost):
@@ -228,13 +254,14 @@ def _cost(generation: Generation, rates: Rates) -> int:
 
 
 async def _keys(connection: AsyncConnection) -> AsyncIterator[str]:
-    """What each key has spent, ever and in its current windows, is the sum of its generations."""
+    """What each chain of rotated keys has spent, ever and in its current windows, is the sum of its generations."""
+    roots = {key_hash: root async for key_hash, root in await connection.stream(select(key_roots))}
     spent: dict[str, list[tuple[int, int]]] = {}
     query = select(generations.c.key_hash, generations.c.day, func.sum(generations.c.charged_nano)).group_by(
         generations.c.key_hash, generations.c.day
     )
     async for key, day, nano in await connection.stream(query):
-        spent.setdefault(key, []).append((day, int(nano)))
+        spent.setdefault(roots.get(key, key), []).append((day, int(nano)))
     known: set[str] = set()
     async for row in await connection.stream(select(key_usage)):
         known.add(row.key_hash)
@@ -256,28 +283,43 @@ async def _keys(connection: AsyncConnection) -> AsyncIterator[str]:
 
 
 async def _usage(connection: AsyncConnection) -> AsyncIterator[str]:
-    """The sums that activity is shown from are those of the generations, account by account and model by model."""
+    """The sums that activity is shown from are those of the generations, account by account and model by model.
+
+    Sums by hour are kept for a while only: those of one day are held against the sums of that day.
+    """
     by = ("account", "key_hash", "model")
-    kept = union_all(
-        *(select(*(table.c[name] for name in (*by, *_SUMS))) for table in (usage_hours, usage_days))
-    ).subquery()
-    kept_sums = _grouped(kept, by, [func.sum(kept.c[name]).label(name) for name in _SUMS])
-    true_sums = _grouped(
+    kept = _grouped(usage_days, by, [func.sum(usage_days.c[name]).label(name) for name in _SUMS])
+    true = _grouped(
         generations,
         by,
         [func.count().label("requests"), *(_sum_or_0(generations.c[name]).label(name) for name in _SUMS[1:])],
     )
-    same = [kept_sums.c[name] == true_sums.c[name] for name in by]
-    different = [func.coalesce(kept_sums.c[name], -1) != func.coalesce(true_sums.c[name], -1) for name in _SUMS]
-    for one, other, problem in (
-        (true_sums, kept_sums, "differ from its generations"),
-        (kept_sums, true_sums, "are kept, but there are no such generations"),
-    ):
-        wrong = other.c.account.is_(None)
-        condition = or_(wrong, *different) if one is true_sums else wrong
-        query = select(*(one.c[name] for name in by)).outerjoin_from(one, other, and_(*same)).where(condition)
-        async for account, key, model in await connection.stream(query):
-            yield f"the sums of usage of account {account}, key {key}, model {model} {problem}"
+    async for account, key, model, missing in _differences(connection, true, kept, by):
+        problem = "are kept, but there are no such generations" if missing else "differ from its generations"
+        yield f"the sums of usage of account {account}, key {key}, model {model} {problem}"
+    place = ("day", *by, "upstream")
+    hours = select((usage_hours.c.hour // _HOURS).label("day"), usage_hours).subquery()
+    first = select(func.coalesce(func.min(usage_hours.c.hour) // _HOURS, _FOR_EVER)).scalar_subquery()
+    days = select(usage_days).where(usage_days.c.day >= first).subquery()
+    of_hours, of_days = (
+        _grouped(table, place, [func.sum(table.c[name]).label(name) for name in _SUMS]) for table in (hours, days)
+    )
+    async for day, account, key, model, _, _ in _differences(connection, of_days, of_hours, place):
+        yield f"the sums by hour of account {account}, key {key}, model {model} differ from those of day {day}"
+
+
+async def _differences(
+    connection: AsyncConnection, one: Subquery, other: Subquery, by: tuple[str, ...]
+) -> AsyncIterator[Any]:
+    """The groups whose sums differ, and whether it is `one` that has no such group at all."""
+    same = [one.c[name] == other.c[name] for name in by]
+    different = [one.c[name] != other.c[name] for name in _SUMS]
+    for left, right in ((one, other), (other, one)):
+        lost = right.c[by[0]].is_(None)
+        condition = or_(lost, *different) if left is one else lost
+        query = select(*(left.c[name] for name in by)).outerjoin_from(left, right, and_(*same)).where(condition)
+        async for row in await connection.stream(query):
+            yield *row, left is other
 
 
 def _grouped(table: Any, by: tuple[str, ...], sums: list[Any]) -> Subquery:

@@ -6,6 +6,7 @@ import msgspec
 
 from xrouter.context import Attempt, Outcome, RequestContext
 from xrouter.ledger.decisions import Decision, decisions
+from xrouter.store.retention import DROPPED
 
 _LONGEST: Final = 512  # characters of any text that came from outside
 _MOST_ATTEMPTS: Final = 100
@@ -54,7 +55,13 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user_agent: str | None = None
 
 
-read_details = msgspec.json.Decoder(Details).decode
+def read_details(text: str) -> Details | None:
+    """None if they have been dropped (`ledger.keep_details_days`)."""
+    return None if text == DROPPED else _decode(text)
+
+
+_decode: Final = msgspec.json.Decoder(Details).decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def details(
@@ -88,7 +95,7 @@ def details(
         title=app.get("title"),
         user_agent=app.get("user_agent"),
     )
-    return msgspec.json.encode(record).decode()
+    return _encode(record).decode()
 
 
 def _kept(text: str | None) -> str | None:

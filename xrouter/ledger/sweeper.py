@@ -59,6 +59,7 @@ class Sweeper:
         if not self._clock_was_set():
             await self._ledger.expire()
             await self._ledger.roll_up()
+            await self._ledger.prune()
 
     def _clock_was_set(self) -> bool:
         """Leases end by the wall clock, the only one that processes share.

@@ -1,8 +1,9 @@
-"""The windows of key limits: UTC days, weeks that begin on Monday, calendar months, as OpenRouter resets its own."""
+"""The windows of limits: UTC days, weeks that begin on Monday, calendar months, as OpenRouter resets its own."""
 
 from datetime import UTC, date, datetime
 from typing import Final
 
+from xrouter.store.key import LimitReset
 from xrouter.store.ledger_rows import KeyUsage
 
 _DAY_US: Final = 24 * 3600 * 1_000_000
@@ -44,9 +45,9 @@ def roll(usage: KeyUsage, day: int) -> None:
     usage.day = day
 
 
-def used_of_limit(usage: KeyUsage) -> int:
-    """What counts against the key's limit, in the window that the limit has."""
-    match usage.limit_reset:
+def used_in(usage: KeyUsage, reset: LimitReset | None) -> int:
+    """What counts against a limit that begins anew so."""
+    match reset:
         case "daily":
             return usage.day_nano
         case "weekly":
@@ -57,10 +58,10 @@ def used_of_limit(usage: KeyUsage) -> int:
             return usage.used_nano
 
 
-def resets_at(usage: KeyUsage) -> datetime | None:
-    """When the limit's window ends; None if it never does."""
-    today = date.fromordinal(_EPOCH_ORDINAL + usage.day)
-    match usage.limit_reset:
+def resets_at(day: int, reset: LimitReset | None) -> datetime | None:
+    """When the window ends that `day` lies in; None if it never does."""
+    today = date.fromordinal(_EPOCH_ORDINAL + day)
+    match reset:
         case "daily":
             ends = date.fromordinal(today.toordinal() + 1)
         case "weekly":

@@ -15,7 +15,7 @@ from xrouter.errors import BadRequest, NotFound
 from xrouter.store import revisions
 from xrouter.store.engine import writing
 from xrouter.store.key import Key, KeyChanges, NewKey
-from xrouter.store.schema import api_keys
+from xrouter.store.schema import api_keys, key_roots
 from xrouter.world import World
 
 _FIELDS: Final = tuple(field.name for field in fields(Key))
@@ -135,7 +135,7 @@ class KeyStore:
             return await _write(connection, hash, {"revoked_at_us": now_us, "updated_at_us": now_us})
 
     async def delete(self, hash: str) -> None:
-        """Forget a key. What it has spent stays in the ledger, under its hash."""
+        """Forget a key. What it has spent stays in the ledger, and counts for the keys that it was rotated to."""
         async with writing(self._engine) as connection:
             deleted = await connection.execute(delete(api_keys).where(api_keys.c.hash == hash))
             if deleted.rowcount == 0:
@@ -144,6 +144,8 @@ class KeyStore:
 
     async def rotate(self, hash: str, *, new_hash: str, new_label: str, grace_s: float = 0.0) -> Key:
         """Put a successor with the same rights in a key's place; returns it. The old one ends after `grace_s` seconds.
+
+        The two spend from one limit: the ledger counts for the first key of a chain what all of them spend.
 
         Only a key that is in force has one: a successor of a revoked or expired key would bring it back, and one of a key
         that already has a successor would take over an expiry that was meant for the old secret alone.
@@ -161,6 +163,8 @@ class KeyStore:
                 await connection.execute(insert(api_keys).values(_row(new)))
             except IntegrityError:
                 raise BadRequest("This key has been rotated already; rotate its successor") from None
+            root = await connection.scalar(select(key_roots.c.root).where(key_roots.c.key_hash == hash))
+            await connection.execute(insert(key_roots).values(key_hash=new_hash, root=root or hash))
             ending: dict[str, object] = {"revoked_at_us": now_us}
             if grace_s > 0:
                 ending = {"expires_at_us": min(ends_at_us, old.expires_at_us or ends_at_us)}

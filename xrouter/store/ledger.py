@@ -10,9 +10,9 @@ would cost more than the rows themselves.
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from sqlalchemy import ClauseElement, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import ClauseElement, Table, bindparam, func, insert, literal_column, select, update
 from sqlalchemy.dialects import sqlite
 
 from xrouter.store.ledger_rows import (
@@ -20,11 +20,13 @@ from xrouter.store.ledger_rows import (
     Entry,
     Generation,
     Hold,
+    KeyTerms,
     KeyUsage,
     PriceVersion,
     UsagePlace,
     UsageSum,
 )
+from xrouter.store.retention import Cursor, Execute, drop_details, drop_holds
 from xrouter.store.schema import (
     accounts,
     api_keys,
@@ -32,20 +34,13 @@ from xrouter.store.schema import (
     generations,
     holders,
     holds,
+    key_roots,
     key_usage,
     prices,
+    usage_days,
     usage_hours,
 )
 
-
-class Cursor(Protocol):
-    @property
-    def rowcount(self) -> int: ...
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> Any: ...
-
-
-Execute = Callable[[str, Sequence[Any]], Cursor]
 ExecuteMany = Callable[[str, Sequence[Sequence[Any]]], Cursor]
 
 
@@ -97,7 +92,8 @@ _WRITE_HOLD: Final = _sql(
     .values(amount_nano=bindparam("amount"), state=bindparam("new_state"), closed_at_us=bindparam("closed_at")),
     "amount", "new_state", "closed_at", "id", "read_state",
 )  # fmt: skip
-_READ_KEY: Final = _sql(
+_READ_ROOT: Final = _sql(select(key_roots.c.root).where(key_roots.c.key_hash == bindparam("h")), "h")
+_READ_LIMIT: Final = _sql(
     select(api_keys.c.limit_nano, api_keys.c.limit_reset).where(api_keys.c.hash == bindparam("h")), "h"
 )
 _USAGE_FIELDS: Final = ("held_nano", "used_nano", "day", "day_nano", "week_nano", "month_nano")
@@ -127,16 +123,23 @@ _ADD_PRICE: Final = _sql(
     sqlite.insert(prices).values({name: bindparam(name) for name in _names(prices)}).on_conflict_do_nothing(),
     *_names(prices),
 )
-_UPSERT_SUM: Final = sqlite.insert(usage_hours).values({name: bindparam(name) for name in _names(usage_hours)})
 _HOURS: Final = 24  # of a day
 _SUMMED: Final = tuple(UsageSum.__slots__)
-_ADD_TO_SUMS: Final = _sql(
-    _UPSERT_SUM.on_conflict_do_update(
-        index_elements=[usage_hours.c[name] for name in UsagePlace._fields],
-        set_={name: usage_hours.c[name] + _UPSERT_SUM.excluded[name] for name in _SUMMED},
-    ),
-    *_names(usage_hours),
-)
+
+
+def _add_to(sums: Table) -> str:
+    upsert = sqlite.insert(sums).values({name: bindparam(name) for name in _names(sums)})
+    return _sql(
+        upsert.on_conflict_do_update(
+            index_elements=list(sums.primary_key),
+            set_={name: sums.c[name] + upsert.excluded[name] for name in _SUMMED},
+        ),
+        *_names(sums),
+    )
+
+
+_ADD_TO_HOURS: Final = _add_to(usage_hours)
+_ADD_TO_DAYS: Final = _add_to(usage_days)
 _UPSERT_HOLDER: Final = sqlite.insert(holders).values(id=bindparam("id"), lease_until_us=bindparam("lease_until_us"))
 _WRITE_HOLDER: Final = _sql(
     _UPSERT_HOLDER.on_conflict_do_update(
@@ -170,17 +173,22 @@ _FORGET_DEAD_HOLDERS: Final = (
     "DELETE FROM holders WHERE lease_until_us <= ?"
     " AND NOT EXISTS (SELECT 1 FROM holds WHERE holds.holder = holders.id AND holds.state = 'open')"
 )
-_ONE_DAY: Final = "hour >= ? AND hour < ?"
 _FIRST_HOUR: Final = "SELECT min(hour) FROM usage_hours"
-_PLACE: Final = "account, key_hash, model, upstream"
-_ADD_DAY: Final = (
-    f"INSERT INTO usage_days (day, {_PLACE}, {', '.join(_SUMMED)})"  # noqa: S608  names of the schema
-    f" SELECT ?, {_PLACE}, {', '.join(f'sum({name})' for name in _SUMMED)} FROM usage_hours WHERE {_ONE_DAY}"
-    f" GROUP BY {_PLACE} ON CONFLICT (day, {_PLACE}) DO UPDATE SET "
-    + ", ".join(f"{name} = usage_days.{name} + excluded.{name}" for name in _SUMMED)
-)
-_DROP_HOURS: Final = f"DELETE FROM usage_hours WHERE {_ONE_DAY}"  # noqa: S608
+_DROP_HOURS: Final = "DELETE FROM usage_hours WHERE hour >= ? AND hour < ?"
 _SUM_VALUES: Final = attrgetter(*_SUMMED)
+
+
+def in_days(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows to add to the sums of hours, added up to rows for the sums of days."""
+    places = len(UsagePlace._fields)
+    days: dict[tuple[Any, ...], list[int]] = {}
+    for row in rows:
+        place = (row[0] // _HOURS, *row[1:places])
+        known = days.get(place)
+        days[place] = (
+            list(row[places:]) if known is None else [one + more for one, more in zip(known, row[places:], strict=True)]
+        )
+    return [(*place, *sums) for place, sums in days.items()]
 
 
 class LedgerTables:
@@ -198,11 +206,16 @@ class LedgerTables:
         row = self._execute(_READ_HOLD, (generation_id,)).fetchone()
         return None if row is None else _hold(row)
 
-    def key(self, key_hash: str, day: int) -> KeyUsage:
-        """A key that has spent nothing has no row yet; a key that is gone has no limit."""
-        limits = self._execute(_READ_KEY, (key_hash,)).fetchone() or (None, None)
-        usage = self._execute(_READ_USAGE, (key_hash,)).fetchone() or (0, 0, day, 0, 0, 0)
-        return KeyUsage(key_hash, *usage, *limits)
+    def key_terms(self, key_hash: str) -> KeyTerms:
+        """A key that is gone has no limit, but still its chain."""
+        (root,) = self._execute(_READ_ROOT, (key_hash,)).fetchone() or (key_hash,)
+        limit = self._execute(_READ_LIMIT, (key_hash,)).fetchone() or (None, None)
+        return KeyTerms(root, *limit)
+
+    def key_usage(self, root: str, day: int) -> KeyUsage:
+        """A chain of keys that has spent nothing has no row yet."""
+        usage = self._execute(_READ_USAGE, (root,)).fetchone() or (0, 0, day, 0, 0, 0)
+        return KeyUsage(root, *usage)
 
     def generation(self, generation_id: str) -> Generation | None:
         row = self._execute(_READ_GENERATION, (generation_id,)).fetchone()
@@ -234,14 +247,20 @@ class LedgerTables:
         self._execute(_WRITE_HOLDER, (holder, lease_until_us))
 
     def roll_up(self, before_day: int) -> int:
-        """Move the first day's sums of hours to the sums of days, if it is before `before_day`; returns how many rows."""
+        """Drop the first day's sums of hours, if it is before `before_day`; returns how many rows. Those of the day stay."""
         first = self._execute(_FIRST_HOUR, ()).fetchone()[0]
         if first is None or first // _HOURS >= before_day:
             return 0
         day = first // _HOURS
-        hours = (day * _HOURS, (day + 1) * _HOURS)
-        self._execute(_ADD_DAY, (day, *hours))
-        return self._execute(_DROP_HOURS, hours).rowcount
+        return self._execute(_DROP_HOURS, (day * _HOURS, (day + 1) * _HOURS)).rowcount
+
+    def drop_holds(self, before_us: int) -> int:
+        """Forget some of the holds of requests that came before `before_us`, if they have ended; returns how many."""
+        return drop_holds(self._execute, before_us)
+
+    def drop_details(self, before_us: int) -> int:
+        """Forget the details of some generations that began before `before_us`; returns of how many."""
+        return drop_details(self._execute, before_us)
 
     def write_prices(self, versions: Iterable[PriceVersion], now_us: int) -> None:
         self._execute_many(_ADD_PRICE, [(*version, now_us) for version in versions])
@@ -279,7 +298,10 @@ class LedgerTables:
         self._execute_many(_ADD_GENERATION, added)
 
     def add_to_sums(self, added: Iterable[tuple[UsagePlace, UsageSum]]) -> None:
-        self._execute_many(_ADD_TO_SUMS, [(*place, *_SUM_VALUES(total)) for place, total in added])
+        """To those of the hour and those of the day."""
+        rows = [(*place, *_SUM_VALUES(total)) for place, total in added]
+        self._execute_many(_ADD_TO_HOURS, rows)
+        self._execute_many(_ADD_TO_DAYS, in_days(rows))
 
 
 _HOLD_VALUES: Final = attrgetter(*_HOLD_FIELDS)

@@ -38,19 +38,25 @@ class Hold:
     read_state: HoldState | None = None  # None: the row is not in the database yet
 
 
+class KeyTerms(NamedTuple):
+    """What the ledger goes by for one key. `root`: the first of the keys that it was rotated from, or the key itself."""
+
+    root: str
+    limit_nano: int | None
+    limit_reset: Literal["daily", "weekly", "monthly"] | None
+
+
 @dataclass(slots=True)
 class KeyUsage:
-    """What a key has spent: ever, and on the `day` (days since 1970, UTC), in its week and in its month."""
+    """What a whole chain of rotated keys has spent: ever, and on the `day` (days since 1970, UTC), in its week and month."""
 
-    key_hash: str
+    key_hash: str  # of the first key of the chain
     held_nano: int
     used_nano: int
     day: int
     day_nano: int
     week_nano: int
     month_nano: int
-    limit_nano: int | None
-    limit_reset: Literal["daily", "weekly", "monthly"] | None
 
 
 class Entry(NamedTuple):

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,8 +20,8 @@ from xrouter.store.engine import StoreError, create_engine, describe, reason, wr
 if TYPE_CHECKING:
     from alembic.config import Config
 
-NEWEST: Final = "0004"  # the version of the schema that this program needs; the last one of migrations/versions
-_ADVISORY_LOCK: Final = 0x78726F75746572  # "xrouter": one upgrade at a time on one PostgreSQL database
+NEWEST: Final = "0005"  # the version of the schema that this program needs; the last one of migrations/versions
+_UPGRADES: Final = 0x78726F75746572  # "xrouter": their turn, apart from that of other writers, who need not wait
 _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
 
@@ -73,9 +73,7 @@ async def upgrade(engine: AsyncEngine) -> tuple[str | None, str]:
     """
     if engine.dialect.name == "sqlite":
         await _use_write_ahead_log(engine)
-    async with writing(engine) as connection:
-        if engine.dialect.name == "postgresql":
-            await connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_LOCK)))
+    async with writing(engine, turn=_UPGRADES) as connection:
         before = await connection.run_sync(_revision)
         if before is not None and before not in _known():
             raise StoreError(f"the store {describe(engine)} was made by a newer version of xrouter (schema {before})")

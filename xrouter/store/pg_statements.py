@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Integer, Table
 from sqlalchemy.types import TypeEngine
 
 from xrouter.store.ledger_rows import Entry, Generation, UsagePlace, UsageSum
-from xrouter.store.schema import accounts, entries, generations, holds, key_usage, prices, usage_hours
+from xrouter.store.schema import accounts, entries, generations, holds, key_usage, prices, usage_days, usage_hours
 
 _HOURS: Final = 24  # of a day
 _MOST_DEAD: Final = 1000  # holds that one batch ends
@@ -49,17 +49,22 @@ def _arrays(table: Table, names: Sequence[str]) -> tuple[str, ...]:
 
 # Reading. $1 generations of holds, $2 generations, $3 accounts, $4 keys, $5 today, $6 idempotency keys, $7 refunded.
 READ: Final = f"""
-WITH held AS MATERIALIZED (SELECT {_list(_HOLD)} FROM holds WHERE generation_id = ANY($1::text[]))
+WITH held AS MATERIALIZED (SELECT {_list(_HOLD)} FROM holds WHERE generation_id = ANY($1::text[])),
+asked AS MATERIALIZED (
+  SELECT wanted.key_hash, coalesce(key_roots.root, wanted.key_hash) AS root
+  FROM (SELECT DISTINCT unnest($4::text[] || ARRAY(SELECT key_hash FROM held)::text[]) AS key_hash) wanted
+  LEFT JOIN key_roots ON key_roots.key_hash = wanted.key_hash)
 SELECT
  (SELECT json_agg(held) FROM held),
  (SELECT json_agg(found) FROM (
    SELECT {_list(_ACCOUNT)} FROM accounts WHERE name = ANY($3::text[] || ARRAY(SELECT account FROM held)::text[])) found),
  (SELECT json_agg(found) FROM (
-   SELECT wanted.key_hash, {_list([f"coalesce(spent.{name}, 0) AS {name}" for name in _SPENT])},
-          coalesce(spent.day, $5) AS day, api_keys.limit_nano, api_keys.limit_reset
-   FROM (SELECT DISTINCT unnest($4::text[] || ARRAY(SELECT key_hash FROM held)::text[]) AS key_hash) wanted
-   LEFT JOIN key_usage spent ON spent.key_hash = wanted.key_hash
-   LEFT JOIN api_keys ON api_keys.hash = wanted.key_hash) found),
+   SELECT chain.root AS key_hash, {_list([f"coalesce(spent.{name}, 0) AS {name}" for name in _SPENT])},
+          coalesce(spent.day, $5) AS day
+   FROM (SELECT DISTINCT root FROM asked) chain
+   LEFT JOIN key_usage spent ON spent.key_hash = chain.root) found),
+ (SELECT json_agg(json_build_array(asked.key_hash, json_build_array(asked.root, api_keys.limit_nano, api_keys.limit_reset)))
+  FROM asked LEFT JOIN api_keys ON api_keys.hash = asked.key_hash),
  (SELECT json_agg(json_build_array({_list(Generation._fields)})) FROM generations WHERE id = ANY($2::text[])),
  (SELECT json_agg(json_build_array({_list(Entry._fields)})) FROM entries WHERE idempotency_key = ANY($6::text[])),
  (SELECT json_agg(json_build_array(found.id, found.nano)) FROM (
@@ -84,25 +89,45 @@ RENEW: Final = """
 INSERT INTO holders (id, lease_until_us) VALUES ($1, $2)
 ON CONFLICT (id) DO UPDATE SET lease_until_us = excluded.lease_until_us
 """
-_PLACE: Final = UsagePlace._fields[1:]
-# $1 the day before which sums of hours become sums of days. Answers how many rows of the first such day there were.
+# $1 the day before which sums by hour are dropped. Answers how many rows of the first such day there were.
 ROLL_UP: Final = f"""
 WITH first AS (SELECT min(hour) / {_HOURS} AS day FROM usage_hours),
 old AS (
   DELETE FROM usage_hours USING first
-  WHERE first.day < $1::integer AND hour >= first.day * {_HOURS} AND hour < (first.day + 1) * {_HOURS}
-  RETURNING usage_hours.*, first.day),
-added AS (
-  INSERT INTO usage_days (day, {_list(_PLACE)}, {_list(_SUMMED)})
-  SELECT day, {_list(_PLACE)}, {_list([f"sum({name})" for name in _SUMMED])} FROM old GROUP BY day, {_list(_PLACE)}
-  ON CONFLICT (day, {_list(_PLACE)}) DO UPDATE SET
-  {_list([f"{name} = usage_days.{name} + excluded.{name}" for name in _SUMMED])})
+  WHERE first.day < $1::integer AND hour >= first.day * {_HOURS} AND hour < (first.day + 1) * {_HOURS} RETURNING 1)
+SELECT count(*) FROM old
+"""
+# Retention: $1 a generation's id, $2 how many rows at once. They answer how many rows that were. xrouter/store/retention.py
+DROP_HOLDS: Final = """
+WITH old AS (
+  SELECT generation_id FROM holds WHERE generation_id < $1 AND state <> 'open' ORDER BY generation_id LIMIT $2),
+dropped AS (DELETE FROM holds USING old WHERE holds.generation_id = old.generation_id),
+upto AS (
+  INSERT INTO retention (subject, upto) SELECT 'holds', max(generation_id) FROM old HAVING count(*) > 0
+  ON CONFLICT (subject) DO UPDATE SET upto = excluded.upto)
+SELECT count(*) FROM old
+"""
+DROP_DETAILS: Final = """
+WITH old AS (
+  SELECT id FROM generations WHERE id < $1
+  AND id > coalesce((SELECT upto FROM retention WHERE subject = 'details'), '') ORDER BY id LIMIT $2),
+dropped AS (UPDATE generations SET details = '' FROM old WHERE generations.id = old.id),
+upto AS (
+  INSERT INTO retention (subject, upto) SELECT 'details', max(id) FROM old HAVING count(*) > 0
+  ON CONFLICT (subject) DO UPDATE SET upto = excluded.upto)
 SELECT count(*) FROM old
 """
 
 
 def _insert(table: Table, names: Sequence[str], tail: str = "") -> str:
     return f"INSERT INTO {table.name} ({_list(names)}) SELECT * FROM unnest({{}}) {tail}"
+
+
+def _sums(table: Table) -> tuple[str, tuple[str, ...]]:
+    names = (table.columns.keys()[0], *UsagePlace._fields[1:], *_SUMMED)
+    added = _list([f"{name} = {table.name}.{name} + excluded.{name}" for name in _SUMMED])
+    place = _list(names[: len(UsagePlace._fields)])
+    return _insert(table, names, f"ON CONFLICT ({place}) DO UPDATE SET {added}"), _arrays(table, names)
 
 
 class Part(Enum):
@@ -122,15 +147,8 @@ class Part(Enum):
     )
     ENTRIES = _insert(entries, Entry._fields), _arrays(entries, Entry._fields)
     GENERATIONS = _insert(generations, Generation._fields), _arrays(generations, Generation._fields)
-    SUMS = (
-        _insert(
-            usage_hours,
-            (*UsagePlace._fields, *_SUMMED),
-            f"ON CONFLICT ({_list(UsagePlace._fields)}) DO UPDATE SET "
-            + _list([f"{name} = usage_hours.{name} + excluded.{name}" for name in _SUMMED]),
-        ),
-        _arrays(usage_hours, (*UsagePlace._fields, *_SUMMED)),
-    )
+    HOURS = _sums(usage_hours)
+    DAYS = _sums(usage_days)
     KEYS = (
         _insert(
             key_usage,

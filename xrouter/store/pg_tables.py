@@ -13,18 +13,21 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from xrouter.store.ledger import LostRace
+from xrouter.store.ledger import LostRace, in_days
 from xrouter.store.ledger_rows import (
     Account,
     Entry,
     Generation,
     Hold,
+    KeyTerms,
     KeyUsage,
     PriceVersion,
     UsagePlace,
     UsageSum,
 )
 from xrouter.store.pg_statements import (
+    DROP_DETAILS,
+    DROP_HOLDS,
     EXPIRE,
     FORGET_DEAD_HOLDERS,
     KEY_USAGE,
@@ -36,6 +39,7 @@ from xrouter.store.pg_statements import (
     Part,
     write_sql,
 )
+from xrouter.store.retention import AT_ONCE
 
 _T = TypeVar("_T")
 
@@ -59,6 +63,8 @@ class Touched:
     renewals: tuple[tuple[str, int], ...]  # holder, end of its lease
     expire_lease_us: int | None
     roll_up_before_day: int | None
+    drop_holds_before: str | None  # a generation's id
+    drop_details_before: str | None
 
 
 class PgTables:
@@ -69,23 +75,28 @@ class PgTables:
         self._day = day
         self._accounts: dict[str, Account | None] = {}
         self._holds: dict[str, Hold | None] = {}
+        self._terms: dict[str, KeyTerms] = {}
         self._keys: dict[str, KeyUsage] = {}
         self._generations: dict[str, Generation | None] = {}
         self._entries: dict[str, Entry | None] = {}
         self._refunded: dict[str, int] = {}
         self._dead: list[str] = []
         self._rolled_up = 0
+        self._dropped_holds = 0
+        self._dropped_details = 0
         self._forget_dead = False
         self._parts: list[tuple[Part, Sequence[Sequence[object]]]] = []
 
     async def read(self, session: Session, touched: Touched) -> None:
-        """Renewals and the roll-up are done at once: nothing in the batch depends on what came before them."""
+        """Renewals, the roll-up and retention are done at once: nothing in the batch depends on what came before them."""
         for holder, until in touched.renewals:
             await session.row(RENEW, holder, until)
         if touched.roll_up_before_day is not None:
-            (rolled_up,) = await session.row(ROLL_UP, touched.roll_up_before_day)
-            assert isinstance(rolled_up, int)
-            self._rolled_up = rolled_up
+            self._rolled_up = _count(await session.row(ROLL_UP, touched.roll_up_before_day))
+        if touched.drop_holds_before is not None:
+            self._dropped_holds = _count(await session.row(DROP_HOLDS, touched.drop_holds_before, AT_ONCE))
+        if touched.drop_details_before is not None:
+            self._dropped_details = _count(await session.row(DROP_DETAILS, touched.drop_details_before, AT_ONCE))
         if touched.expire_lease_us is not None:
             (dead,) = await session.row(EXPIRE, self._now_us, touched.expire_lease_us)
             self._dead = _decode_names(dead)
@@ -100,7 +111,7 @@ class PgTables:
             list(touched.idempotency_keys),
             list(touched.refunded),
         )
-        found_holds, found_accounts, found_keys, found_generations, found_entries, found_refunds = texts
+        found_holds, found_accounts, found_keys, found_terms, found_generations, found_entries, found_refunds = texts
         self._accounts = dict.fromkeys(touched.accounts)
         self._holds = dict.fromkeys(holds)
         for hold in _decode_holds(found_holds):
@@ -111,6 +122,7 @@ class PgTables:
             account.read_balance_nano, account.read_held_nano = account.balance_nano, account.held_nano
             self._accounts[account.name] = account
         self._keys = {key.key_hash: key for key in _decode_keys(found_keys)}
+        self._terms = dict(_decode_terms(found_terms))
         self._generations = dict.fromkeys(touched.generations)
         self._generations.update((one.id, one) for one in _decode_generations(found_generations))
         self._entries = dict.fromkeys(touched.idempotency_keys)
@@ -139,9 +151,12 @@ class PgTables:
     def hold(self, generation_id: str) -> Hold | None:
         return self._holds[generation_id]
 
-    def key(self, key_hash: str, day: int) -> KeyUsage:
+    def key_terms(self, key_hash: str) -> KeyTerms:
+        return self._terms[key_hash]
+
+    def key_usage(self, root: str, day: int) -> KeyUsage:
         assert day == self._day
-        return self._keys[key_hash]
+        return self._keys[root]
 
     def generation(self, generation_id: str) -> Generation | None:
         return self._generations[generation_id]
@@ -163,6 +178,14 @@ class PgTables:
     def roll_up(self, before_day: int) -> int:
         """Done by `read`."""
         return self._rolled_up
+
+    def drop_holds(self, before_us: int) -> int:
+        """Done by `read`."""
+        return self._dropped_holds
+
+    def drop_details(self, before_us: int) -> int:
+        """Done by `read`."""
+        return self._dropped_details
 
     def forget_dead_holders(self, now_us: int) -> None:
         self._forget_dead = True
@@ -204,11 +227,19 @@ class PgTables:
         self._write(Part.GENERATIONS, added)
 
     def add_to_sums(self, added: Iterable[tuple[UsagePlace, UsageSum]]) -> None:
-        self._write(Part.SUMS, [(*place, *SUM(total)) for place, total in added])
+        rows = [(*place, *SUM(total)) for place, total in added]
+        self._write(Part.HOURS, rows)
+        self._write(Part.DAYS, in_days(rows))
 
     def _write(self, part: Part, rows: Sequence[Sequence[object]]) -> None:
         if rows:
             self._parts.append((part, rows))
+
+
+def _count(row: Sequence[object]) -> int:
+    (count,) = row
+    assert isinstance(count, int)
+    return count
 
 
 def _decoder(kind: type[_T]) -> Callable[[object], list[_T]]:
@@ -226,6 +257,7 @@ _decode_names: Final = _decoder(str)
 _decode_holds: Final = _decoder(Hold)
 _decode_accounts: Final = _decoder(Account)
 _decode_keys: Final = _decoder(KeyUsage)
+_decode_terms: Final = _decoder(tuple[str, KeyTerms])
 _decode_generations: Final = _decoder(Generation)
 _decode_entries: Final = _decoder(Entry)
 _decode_refunds: Final = _decoder(tuple[str, int])

@@ -201,11 +201,22 @@ prices: Final = Table(
     Column("first_used_at_us", BigInteger, nullable=False),
 )
 
-# What each key has spent, ever and in the windows that `day` lies in (UTC; weeks begin on Monday).
+# One row a key that was put in the place of another by rotation; `root` is the first of them all. It outlives the keys: what
+# a deleted key has spent still counts for its successors.
+key_roots: Final = Table(
+    "key_roots",
+    metadata,
+    Column("key_hash", String(64), primary_key=True),
+    Column("root", String(64), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# What each key, together with those that it was rotated from and to, has spent: ever, and in the windows that `day` lies in
+# (UTC; weeks begin on Monday).
 key_usage: Final = Table(
     "key_usage",
     metadata,
-    Column("key_hash", String(64), primary_key=True),
+    Column("key_hash", String(64), primary_key=True),  # of the first key of a chain of rotations: key_roots.root
     Column("held_nano", BigInteger, nullable=False),
     Column("used_nano", BigInteger, nullable=False),
     Column("day", Integer, nullable=False),
@@ -217,7 +228,7 @@ key_usage: Final = Table(
 )
 
 
-def _usage_sums(name: str, period: str) -> Table:
+def _usage_sums(name: str, period: str, *indexes: Index) -> Table:
     """Sums over generations. They are made in the transaction of each settlement, so they always agree with the ledger."""
     return Table(
         name,
@@ -234,12 +245,22 @@ def _usage_sums(name: str, period: str) -> Table:
         Column("reasoning_tokens", BigInteger, nullable=False),
         Column("charged_nano", BigInteger, nullable=False),
         Column("provider_cost_nano", BigInteger, nullable=False),
+        *indexes,
         sqlite_with_rowid=False,
     )
 
 
-usage_hours: Final = _usage_sums("usage_hours", "hour")
-usage_days: Final = _usage_sums("usage_days", "day")  # of hours that are more than 62 days old
+usage_hours: Final = _usage_sums("usage_hours", "hour")  # of the last 62 days
+usage_days: Final = _usage_sums("usage_days", "day", Index(None, "key_hash", "day"))  # of all days
+
+# How far rows have been dropped because they were old (`ledger.keep_…_days`).
+retention: Final = Table(
+    "retention",
+    metadata,
+    Column("subject", String(16), primary_key=True),  # holds | details
+    Column("upto", String(30), nullable=False),  # a generation's id, which is ordered by time
+    sqlite_with_rowid=False,
+)
 
 # What was made under an Idempotency-Key; xrouter/store/idempotency.py. No secret can be read here.
 idempotent_answers: Final = Table(

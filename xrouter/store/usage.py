@@ -7,11 +7,12 @@ from typing import Final
 from sqlalchemy import ColumnElement, case, func, literal_column, null, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from xrouter.store.key import LimitReset
-from xrouter.store.ledger_rows import KeyUsage
-from xrouter.store.schema import accounts, entries, generations, key_usage, usage_hours
+from xrouter.ids import first_generation_id
+from xrouter.store.key import Key
+from xrouter.store.ledger_rows import KeyTerms, KeyUsage
+from xrouter.store.schema import accounts, api_keys, entries, generations, key_roots, key_usage, usage_days
 
-_HOURS: Final = 24
+_DAY_US: Final = 24 * 3600 * 1_000_000
 _GIVEN: Final[ColumnElement[bool]] = literal_column(
     "kind IN ('grant', 'adjustment')"
 )  # in the words of the partial index
@@ -74,22 +75,21 @@ async def read_activity(
     key_hash: str | None,
     by_account: bool = False,
 ) -> list[ActivityRow]:
-    """Sums of whole days, newest first. Days more than 62 days old are in another table and not read."""
-    hours = usage_hours.c
-    day = hours.hour // _HOURS
+    """Sums of whole days, newest first."""
+    days = usage_days.c
     summed = ("requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "charged_nano")
-    owner = hours.account if by_account else null()
-    groups = (day, owner, hours.model, hours.upstream) if by_account else (day, hours.model, hours.upstream)
+    owner = days.account if by_account else null()
+    groups = (days.day, owner, days.model, days.upstream) if by_account else (days.day, days.model, days.upstream)
     query = (
-        select(day, owner, hours.model, hours.upstream, *(func.sum(hours[name]) for name in summed))
-        .where(hours.hour >= first_day * _HOURS, hours.hour < (last_day + 1) * _HOURS)
+        select(days.day, owner, days.model, days.upstream, *(func.sum(days[name]) for name in summed))
+        .where(days.day.between(first_day, last_day))
         .group_by(*groups)
-        .order_by(day.desc(), *groups[1:])
+        .order_by(days.day.desc(), *groups[1:])
     )
     if account is not None:
-        query = query.where(hours.account == account)
+        query = query.where(days.account == account)
     if key_hash is not None:
-        query = query.where(hours.key_hash == key_hash)
+        query = query.where(days.key_hash == key_hash)
     async with engine.connect() as connection:
         rows = (await connection.execute(query)).all()
     return [ActivityRow(*row) for row in rows]
@@ -97,55 +97,64 @@ async def read_activity(
 
 async def read_requests_of_day(engine: AsyncEngine, *, day: int, account: str, models: Collection[str]) -> int:
     """How many requests for any of `models` the account has made on that day so far."""
-    hours = usage_hours.c
-    query = select(func.coalesce(func.sum(hours.requests), 0)).where(
-        hours.hour >= day * _HOURS,
-        hours.hour < (day + 1) * _HOURS,
-        hours.account == account,
-        hours.model.in_(sorted(models)),
+    days = usage_days.c
+    query = select(func.coalesce(func.sum(days.requests), 0)).where(
+        days.day == day, days.account == account, days.model.in_(sorted(models))
     )
     async with engine.connect() as connection:
         return int(await connection.scalar(query) or 0)
 
 
 @dataclass(frozen=True, slots=True)
-class KeyLimit:
-    """The part of a key that says how much it may spend."""
+class KeySpending:
+    """A key's terms, and what its chain of rotations has spent."""
 
-    hash: str
-    limit_nano: int | None
-    limit_reset: LimitReset | None
+    terms: KeyTerms
+    usage: KeyUsage
 
 
-async def read_key_usage(engine: AsyncEngine, keys: Sequence[KeyLimit], day: int) -> list[KeyUsage]:
-    """What each key has spent, in their order; the windows are those of the day that was last written, not of `day`.
+async def read_spending(engine: AsyncEngine, keys: Sequence[Key], day: int) -> list[KeySpending]:
+    """Of each key, in their order; the windows are those of the day that was last written, not of `day`.
 
-    A key that has spent nothing has no row: its windows are those of `day`.
+    A chain that has spent nothing has no row: its windows are those of `day`.
     """
+    hashes = [key.hash for key in keys]
     columns = ("held_nano", "used_nano", "day", "day_nano", "week_nano", "month_nano")
-    query = select(key_usage.c.key_hash, *(key_usage.c[name] for name in columns)).where(
-        key_usage.c.key_hash.in_([key.hash for key in keys])
-    )
     async with engine.connect() as connection:
-        found = {row[0]: row for row in await connection.execute(query)}
-    usages = []
-    for key in keys:
-        _, held, used, last_day, of_day, of_week, of_month = found.get(key.hash, (key.hash, 0, 0, day, 0, 0, 0))
-        usages.append(
-            KeyUsage(key.hash, held, used, last_day, of_day, of_week, of_month, key.limit_nano, key.limit_reset)
+        rooted = await connection.execute(select(key_roots).where(key_roots.c.key_hash.in_(hashes)))
+        roots: dict[str, str] = dict(rooted.all())
+        query = select(key_usage.c.key_hash, *(key_usage.c[name] for name in columns)).where(
+            key_usage.c.key_hash.in_([roots.get(one, one) for one in hashes])
         )
-    return usages
+        found = {row[0]: row for row in await connection.execute(query)}
+    spending = []
+    for key in keys:
+        root = roots.get(key.hash, key.hash)
+        usage = KeyUsage(*found.get(root, (root, 0, 0, day, 0, 0, 0)))
+        spending.append(KeySpending(KeyTerms(root, key.limit_nano, key.limit_reset), usage))
+    return spending
 
 
 async def read_last_used(engine: AsyncEngine, key_hashes: Sequence[str]) -> dict[str, int]:
-    """When each key's last settled request came, microseconds; keys that have none are left out."""
-    last = (
-        select(generations.c.created_at_us)
-        .where(generations.c.key_hash == key_usage.c.key_hash)
-        .order_by(generations.c.id.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-    query = select(key_usage.c.key_hash, last).where(key_usage.c.key_hash.in_(list(key_hashes)))
+    """When each key's last settled request came, microseconds; keys that have none are left out.
+
+    Found by way of the last day with a sum: never by a walk through all generations.
+    """
+    days, keys, rows = usage_days.c, api_keys.c, generations.c
+    last_day = select(func.max(days.day)).where(days.key_hash == keys.hash).scalar_subquery()
     async with engine.connect() as connection:
-        return {key_hash: at_us for key_hash, at_us in await connection.execute(query) if at_us is not None}
+        query = select(keys.hash, keys.account, last_day).where(keys.hash.in_(list(key_hashes)))
+        used = [row for row in await connection.execute(query) if row[2] is not None]
+        found: dict[str, int] = {}
+        for key_hash, account, day in used:
+            last = (
+                select(rows.created_at_us)
+                .where(rows.account == account, rows.key_hash == key_hash)
+                .where(rows.id < first_generation_id((day + 1) * _DAY_US))
+                .order_by(rows.id.desc())
+                .limit(1)
+            )
+            at_us = await connection.scalar(last)
+            if at_us is not None:
+                found[key_hash] = at_us
+    return found

@@ -12,18 +12,19 @@ from xrouter.config.settings import DEFAULT_TIER, Price
 from xrouter.context import Principal
 from xrouter.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from xrouter.filters.base import Services
-from xrouter.ledger.windows import day_of, resets_at, roll, used_of_limit
+from xrouter.ledger.limits import SpendingLimit, own_limit, quota_limits
+from xrouter.ledger.windows import day_of, resets_at, roll, used_in
 from xrouter.limits.limit import parse_rate
 from xrouter.store.key import Key
 from xrouter.store.keys import KeyStore
-from xrouter.store.ledger_rows import KeyUsage
+from xrouter.store.ledger_rows import KeyTerms, KeyUsage
 from xrouter.store.usage import (
     ActivityRow,
-    KeyLimit,
+    KeySpending,
     read_activity,
     read_credits,
-    read_key_usage,
     read_requests_of_day,
+    read_spending,
 )
 from xrouter.surfaces.base import credits
 from xrouter.surfaces.times import iso_time
@@ -47,17 +48,19 @@ class AccountShapes:
         """`GET key`: the key that asks. The admin token is one without limits or use."""
         today = day_of(int(self._world.now() * 1e6))
         if principal.operator:
-            usage = KeyUsage(principal.key_id, 0, 0, today, 0, 0, 0, None, None)
-            return {"data": self._key(principal, None, usage, paid=True, free_requests=0)}
+            spent = KeySpending(
+                KeyTerms(principal.key_id, None, None), KeyUsage(principal.key_id, 0, 0, today, 0, 0, 0)
+            )
+            return {"data": self._key(principal, None, spent, paid=True, free_requests=0)}
         key = await self._keys.get(principal.key_id)
         if key is None:  # deleted while this request was on its way
             raise Unauthorized()
-        (usage,) = await read_key_usage(self._store, [KeyLimit(key.hash, key.limit_nano, key.limit_reset)], today)
-        roll(usage, today)
+        (spent,) = await read_spending(self._store, [key], today)
+        roll(spent.usage, today)
         account = await read_credits(self._store, key.account)
         paid = account is not None and account.given_nano > 0
         free = await read_requests_of_day(self._store, day=today, account=key.account, models=self._free_models)
-        return {"data": self._key(principal, key, usage, paid=paid, free_requests=free)}
+        return {"data": self._key(principal, key, spent, paid=paid, free_requests=free)}
 
     async def credits(self, principal: Principal, query: Mapping[str, str]) -> dict[str, Any]:
         """`GET credits`: given and used, of the account that the query names or the caller's own.
@@ -95,12 +98,12 @@ class AccountShapes:
         return {"data": [_activity(row) for row in rows]}
 
     def _key(
-        self, principal: Principal, key: Key | None, usage: KeyUsage, *, paid: bool, free_requests: int
+        self, principal: Principal, key: Key | None, spent: KeySpending, *, paid: bool, free_requests: int
     ) -> dict[str, Any]:
-        budget = _budget(usage)
+        budgets = [_budget(limit, spent.usage) for limit in (*own_limit(spent.terms), *self._quota(principal))]
         return {
             "label": key.label if key else principal.name,
-            **spending(usage),
+            **spending(spent),
             "is_free_tier": not paid,
             "is_management_key": principal.management,
             "is_provisioning_key": principal.management,
@@ -115,9 +118,14 @@ class AccountShapes:
                 "used": free_requests,
                 "remaining": _UNLIMITED - free_requests,
             },
-            "budgets": [budget] if budget else [],
-            "effective_budget": budget,
+            "budgets": budgets,
+            "effective_budget": min(budgets, key=lambda budget: budget["remaining_usd"], default=None),
         }
+
+    def _quota(self, principal: Principal) -> tuple[SpendingLimit, ...]:
+        name = principal.tier or DEFAULT_TIER
+        tier = self._tiers.get(name)
+        return () if principal.operator or tier is None or tier.quota is None else quota_limits(name, tier.quota)
 
     def _rate_limit(self, principal: Principal) -> dict[str, Any]:
         """The first limit on requests of the key's tier; -1 where it has none."""
@@ -129,13 +137,13 @@ class AccountShapes:
         return {"requests": rate.amount, "interval": _interval(rate.window_s), "note": note}
 
 
-def spending(usage: KeyUsage) -> dict[str, Any]:
+def spending(spent: KeySpending) -> dict[str, Any]:
     """The fields on limits and use that `Key` and the current key have in common. The windows have been rolled on."""
-    limit = usage.limit_nano
+    limit, reset, usage = spent.terms.limit_nano, spent.terms.limit_reset, spent.usage
     return {
         "limit": None if limit is None else credits(limit),
-        "limit_remaining": None if limit is None else credits(max(0, limit - used_of_limit(usage))),
-        "limit_reset": usage.limit_reset,
+        "limit_remaining": None if limit is None else credits(max(0, limit - used_in(usage, reset))),
+        "limit_reset": reset,
         "include_byok_in_limit": False,
         "usage": credits(usage.used_nano),
         "usage_daily": credits(usage.day_nano),
@@ -161,19 +169,18 @@ def asked_account(principal: Principal, query: Mapping[str, str]) -> str | None:
     return principal.account
 
 
-def _budget(usage: KeyUsage) -> dict[str, Any] | None:
-    if usage.limit_nano is None:
-        return None
-    spent, resets = used_of_limit(usage), resets_at(usage)
+def _budget(limit: SpendingLimit, usage: KeyUsage) -> dict[str, Any]:
+    """One limit on spending. A tier's quota is what OpenRouter calls the workspace's default guardrail against the key."""
+    spent, resets = used_in(usage, limit.reset), resets_at(usage.day, limit.reset)
     return {
-        "scope": "key_limit",
+        "scope": "key_limit" if limit.tier is None else "workspace_default_key",
         "budget_id": None,
-        "guardrail_id": None,
+        "guardrail_id": None if limit.tier is None else f"tier:{limit.tier}",
         "include_byok": False,
-        "limit_usd": credits(usage.limit_nano),
+        "limit_usd": credits(limit.nano),
         "spend_usd": credits(spent),
-        "remaining_usd": credits(usage.limit_nano - spent),
-        "reset_interval": usage.limit_reset,
+        "remaining_usd": credits(limit.nano - spent),
+        "reset_interval": limit.reset,
         "resets_at": resets.isoformat() if resets else None,
     }
 

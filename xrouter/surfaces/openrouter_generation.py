@@ -37,6 +37,9 @@ _NEVER: Final = (
 """Fields of the shape for things that XRouter does not do. They must be there, and are null."""
 
 
+_NO_DETAILS: Final = Details(request_id="", endpoint="", requested="", streamed=False, duration_s=0.0)
+
+
 class GenerationShapes:
     def __init__(self, services: Services) -> None:
         self._store = services.store
@@ -53,14 +56,15 @@ class GenerationShapes:
         return {"data": _shape(receipt, read_details(receipt.generation.details), operator=principal.operator)}
 
 
-def _shape(receipt: Receipt, details: Details, *, operator: bool) -> dict[str, Any]:
-    row = receipt.generation
+def _shape(receipt: Receipt, kept: Details | None, *, operator: bool) -> dict[str, Any]:
+    """`kept` is None where the details have been dropped: what they told is then null, and `xrouter.dropped` says so."""
+    row, details = receipt.generation, kept or _NO_DETAILS
     rates, _ = read_sheet(receipt.price.rates)
     return {
         **dict.fromkeys(_NEVER),
         "id": row.id,
         "upstream_id": details.upstream_id,
-        "request_id": details.request_id,
+        "request_id": details.request_id or None,
         "session_id": details.session_id,
         "created_at": iso_time(row.created_at_us),
         "api_type": _API_TYPES.get(details.endpoint),
@@ -74,7 +78,7 @@ def _shape(receipt: Receipt, details: Details, *, operator: bool) -> dict[str, A
         "workspace_id": row.account,
         "data_region": _REGION,
         "is_byok": False,
-        "streamed": details.streamed,
+        "streamed": details.streamed if kept else None,
         "cancelled": row.outcome == "client_abort",
         "finish_reason": row.finish_reason,
         "native_finish_reason": details.native_finish_reason,
@@ -90,7 +94,10 @@ def _shape(receipt: Receipt, details: Details, *, operator: bool) -> dict[str, A
         "total_cost": credits(row.charged_nano),
         "usage": credits(row.charged_nano),
         "cache_discount": _cache_discount(row, rates),
-        "xrouter": _receipt(receipt, details, operator=operator),
+        "xrouter": {
+            **_receipt(receipt, details, operator=operator),
+            "dropped": [*(() if kept else ("details",)), *(("hold",) if _hold_dropped(receipt) else ())],
+        },
     }
 
 
@@ -116,14 +123,14 @@ def _receipt(receipt: Receipt, details: Details, *, operator: bool) -> dict[str,
         "outcome": row.outcome,
         "rule": row.rule,
         "error": details.error,
-        "requested_model": details.requested,
+        "requested_model": details.requested or None,
         "upstream_model": row.upstream_model,
         "served_model": details.served_model,
         "title": details.title,
         "client_ip": details.client_ip or None,
         "output_cap": details.output_cap,
         "settled_at": iso_time(row.settled_at_us),
-        "duration_ms": _ms(details.duration_s),
+        "duration_ms": _ms(details.duration_s) if details.request_id else None,
         "key": {"hash": row.key_hash, "name": receipt.key_name, "label": receipt.key_label},
         "usage": {
             "source": row.usage_source,
@@ -186,7 +193,19 @@ def _receipt(receipt: Receipt, details: Details, *, operator: bool) -> dict[str,
     return shape
 
 
+def _hold_dropped(receipt: Receipt) -> bool:
+    """A hold that was open at the settlement has its amount in the generation, for ever."""
+    return receipt.hold is None and receipt.generation.hold_nano > 0
+
+
 def _hold(receipt: Receipt) -> dict[str, Any] | None:
+    if _hold_dropped(receipt):
+        return {
+            "amount": credits(receipt.generation.hold_nano),
+            "state": "released" if receipt.generation.input_tokens is None else "settled",
+            "opened_at": None,
+            "closed_at": iso_time(receipt.generation.settled_at_us),
+        }
     if receipt.hold is None:
         return None
     closed = receipt.hold.closed_at_us

@@ -25,8 +25,7 @@ from xrouter.secret import Secret
 from xrouter.store import idempotency
 from xrouter.store.key import Key, KeyChanges, NewKey
 from xrouter.store.keys import KeyStore
-from xrouter.store.ledger_rows import KeyUsage
-from xrouter.store.usage import KeyLimit, read_key_usage, read_last_used
+from xrouter.store.usage import KeySpending, read_last_used, read_spending
 from xrouter.surfaces.openrouter_account import asked_account, spending
 from xrouter.surfaces.openrouter_key_bodies import read_changes, read_new_key
 from xrouter.surfaces.query import flag, whole_number
@@ -195,27 +194,24 @@ class KeyShapes:
 
     async def _shapes(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
         today = day_of(self._now_us())
-        limits = [KeyLimit(key.hash, key.limit_nano, key.limit_reset) for key in keys]
-        usages = await read_key_usage(self._store, limits, today)
+        spent = await read_spending(self._store, keys, today)
         last_used = await read_last_used(self._store, [key.hash for key in keys])
-        for usage in usages:
-            roll(usage, today)
-        return [
-            _shape(key, usage, last_used.get(key.hash), self._now_us()) for key, usage in zip(keys, usages, strict=True)
-        ]
+        for one in spent:
+            roll(one.usage, today)
+        return [_shape(key, one, last_used.get(key.hash), self._now_us()) for key, one in zip(keys, spent, strict=True)]
 
     def _now_us(self) -> int:
         return int(self._world.now() * 1e6)
 
 
-def _shape(key: Key, usage: KeyUsage, last_used_us: int | None, now_us: int) -> dict[str, Any]:
+def _shape(key: Key, spent: KeySpending, last_used_us: int | None, now_us: int) -> dict[str, Any]:
     """OpenRouter's `Key`."""
     return {
         "hash": key.hash,
         "name": key.name,
         "label": key.label,
         "disabled": key.disabled or key.revoked_at_us is not None,
-        **spending(usage),
+        **spending(spent),
         "created_at": iso_time(key.created_at_us),
         "updated_at": _time(key.updated_at_us),
         "expires_at": _time(key.expires_at_us),
