@@ -1,4 +1,4 @@
-"""What choosing the candidates of a request costs: `python bench/routing_cost.py`. Microseconds, the best of sixty short runs."""
+"""What choosing the candidates of a request costs, in microseconds, best of sixty runs: `python bench/routing_cost.py`."""
 
 import tempfile
 from pathlib import Path
