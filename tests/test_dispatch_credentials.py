@@ -182,3 +182,17 @@ def test_each_gigachat_key_signs_in_by_itself(upstream: Scripted, tmp_path: Path
         assert len(upstream.requests) == calls, "both rest"
     signed_in = [request for request in upstream.requests if b"/oauth " in request]
     assert len(signed_in) <= 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_f36_no_credential_of_several_is_told(upstream: Scripted, gateway: RunningGateway, stream: bool) -> None:
+    """In an error's text, in a header, in an event of a stream. Fails on a version that masks only the first key."""
+    told = " ".join(KEYS)
+    refusal = answer(f'{{"error": {{"message": "not you: {told}"}}}}'.encode(), JSON, f"x-key: {told}", status="400 No")
+    event = f'data: {{"error":{{"message":"not you: {told}","code":500}}}}\n\n'.encode()
+    for said in (refusal, answer(event, "content-type: text/event-stream")):
+        upstream.set(refusing(dict.fromkeys(range(3), said)))
+        reply = chat(gateway, "up/chat", "Peru?", stream=stream)
+        record_of(gateway, reply)
+        for key in KEYS:
+            assert key not in reply.text + str(reply.headers) + gateway.log.text.decode()

@@ -62,7 +62,7 @@ def test_no_more_than_its_sources(ratio: float, min_per_s: float, steps: list[tu
 
 
 def test_a_storm_at_a_steady_rate_stays_below_a_fifth() -> None:
-    """Fails if the floor is a source beside the ratio: 210 retries."""
+    """Fails if the floor looks at its own retries only, and so becomes a source beside the ratio."""
     retries, world = budget(0.2, 1)
     taken = 0
     for _ in range(1000):
