@@ -160,8 +160,7 @@ def _map_content(content: Any, change: Callable[[str], str]) -> Any:
     return content
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """One place that can serve the call: a configured upstream and the model's name there."""
 
     upstream: str
