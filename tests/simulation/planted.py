@@ -20,7 +20,7 @@ from xrouter.ledger.billing import Billing
 from xrouter.ledger.book import REVENUE, Book
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.ledger import Ledger
-from xrouter.ledger.operations import Expire, ReleaseHold, Settlement
+from xrouter.ledger.operations import Expire, Settlement
 from xrouter.ledger.prices import PriceBook, Rates
 from xrouter.ledger.sweeper import Sweeper
 
@@ -237,9 +237,9 @@ def the_last_byte_leaves_before_the_settlement() -> Patches:
     """F18: the charge is durable a moment after the client has everything."""
 
     async def later(self: Billing, message: Any) -> None:
-        if not self._ended and not self._ctx.provided("outcome") and self._covered is not None:
-            if events := message.get("xrouter.events"):
-                await self._cover(events)
+        events = message.get("xrouter.events")
+        if events and not self._ended and not self._ctx.provided("outcome"):
+            await self._cover(events)
         self._sent = True
 
     return [(Billing, "before_sending", later)]
@@ -293,16 +293,3 @@ def an_outage_lets_requests_through() -> Patches:
             return
 
     return [(Billing, "admit", admits)]
-
-
-@bug
-def a_release_is_forgotten_in_an_outage() -> Patches:
-    """F13, I-22: a hold that could not be let go at once is never let go."""
-
-    async def release(self: Ledger, generation_id: str) -> None:
-        try:
-            await self._submit(ReleaseHold(generation_id))
-        except StoreUnavailable:
-            return
-
-    return [(Ledger, "_release", release)]

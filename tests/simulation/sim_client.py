@@ -18,7 +18,12 @@ RICH, POOR, TINY, CORRECTED = "rich", "poor", "tiny", "corrected"
 ACCOUNTS: Final = (RICH, POOR, TINY, CORRECTED)
 KEYS: Final = {"total": (3_000_000_000, None), "daily": (1_000_000_000, "daily"), "open": (None, None)}
 _ON_DISCONNECT: Final = "xrouter.on_disconnect"  # what the gateway's own front puts into the scope
-_PROMPTS: Final = ("Столица Перу?", "What is the capital of Peru, and how do I get there?", "1 + 1 = ?", "Расскажи " * 20)
+_PROMPTS: Final = (
+    "Столица Перу?",
+    "What is the capital of Peru, and how do I get there?",
+    "1 + 1 = ?",
+    "Расскажи " * 20,
+)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,13 @@ class Process:
     """`start` on its own loop; then it serves until `stop`, or until it is killed."""
 
     def __init__(
-        self, name: str, scheduler: Scheduler, clock: WallClock, store: Store, seed: int, complain: Callable[[str], None]
+        self,
+        name: str,
+        scheduler: Scheduler,
+        clock: WallClock,
+        store: Store,
+        seed: int,
+        complain: Callable[[str], None],
     ) -> None:
         self.name = name
         self.loop = VirtualLoop(scheduler, store.delay, complain)

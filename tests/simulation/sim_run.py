@@ -377,8 +377,9 @@ class Run:
             await self._across(process, process.stop())
         except Killed:
             return
-        process.exit()
-        self._killed(process)
+        if process.alive:
+            process.exit()
+            self._killed(process)
 
     async def _reload(self, process: Process, variant: Variant) -> None:
         with suppress(Killed):
@@ -400,14 +401,22 @@ class Run:
             generation, account, charge = chance.choice(self.witness.charged[-50:])
             return self._transfer("refund", account, chance.choice((charge, charge // 2 + 1)), named, generation)
         if kind == "adjustment":
-            return self._transfer("adjustment", CORRECTED, chance.choice((1, -1)) * chance.choice((7, 10**9, 10**11)), named)
+            return self._transfer(
+                "adjustment", CORRECTED, chance.choice((1, -1)) * chance.choice((7, 10**9, 10**11)), named
+            )
         if kind == "other" and self.sent and (old := chance.choice(self.sent)).transfer.idempotency_key:
             # The key of another transfer: refused, unless it is the same again.
             return self._transfer("grant", TINY, 12_345, named, key=old.transfer.idempotency_key)
         return self._transfer("grant", chance.choice(ACCOUNTS), chance.choice((1, 10**6, 10**8, 10**9)), named)
 
     def _transfer(
-        self, kind: Any, account: str, nano: int, named: bool = True, generation: str | None = None, key: str | None = None
+        self,
+        kind: Any,
+        account: str,
+        nano: int,
+        named: bool = True,
+        generation: str | None = None,
+        key: str | None = None,
     ) -> Sent:
         name = f"t{len(self.sent)}"
         sent = Sent(

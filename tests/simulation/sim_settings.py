@@ -98,9 +98,7 @@ class Variant:
         return (sheets.dear if upstream == "two" else sheets.paid).nano(tokens)
 
 
-VARIANTS = tuple(
-    Variant(*each) for each in product(range(len(SHEETS)), POLICIES, ("deny", "allow"), (3, 64))
-)
+VARIANTS = tuple(Variant(*each) for each in product(range(len(SHEETS)), POLICIES, ("deny", "allow"), (3, 64)))
 _YAML = """
 upstreams:
   one: {{provider: openai, base_url: "http://one.test/v1", concurrency: {concurrency}, {timeouts}}}

@@ -73,6 +73,8 @@ class Witness:
                 self.failed(f"{name} is below its floor: {balance} - {account_held} < {floor}")
         for generation, _, _, holder in opened:
             self._look_at_hold(generation, holder)
+        for process in self._run.processes.values():
+            self._look_at_lease(process)
 
     def _look_at_hold(self, generation: str, holder: str) -> None:
         """A hold stays for a lease and a sweep after its process has died, and for a sweep after its request has ended."""
@@ -84,13 +86,21 @@ class Witness:
         quiet_s = now - run.disturbed_until()
         if not process.alive:
             if min(quiet_s, now - process.died_at) > run.patience_s + lease_s:
-                self.failed(f"the hold of {generation} is open {now - process.died_at:.0f} s after its process has died")
-        elif request := run.ended.get(generation):
-            if min(quiet_s, now - request.ended_at) > run.patience_s:
                 self.failed(
-                    f"the hold of {generation} ({request.plan.name}) is open {now - request.ended_at:.0f} s after its"
-                    " request has ended"
+                    f"the hold of {generation} is open {now - process.died_at:.0f} s after its process has died"
                 )
+        elif (request := run.ended.get(generation)) and min(quiet_s, now - request.ended_at) > run.patience_s:
+            self.failed(
+                f"the hold of {generation} ({request.plan.name}) is open {now - request.ended_at:.0f} s after its request"
+                " has ended"
+            )
+
+    def _look_at_lease(self, process: "Process") -> None:
+        """A process that works says in time that it lives."""
+        run = self._run
+        silent_s = run.scheduler.time - max(process.renewed_at, run.disturbed_until())
+        if process.serving and not process.loop.paused and silent_s > run.lease_s + run.patience_s:
+            self.failed(f"{process.name} has not renewed its lease for {silent_s:.0f} s")
 
     def _saw_settled(self, operation: Operation, result: Settled, *, alone: bool) -> None:
         assert isinstance(operation, Settlement)
@@ -114,7 +124,7 @@ class Witness:
         process that starts then.
         """
         run = self._run
-        slow_s = 5 + 20 * run.character.slow_s
+        slow_s = 0.2 + 20 * run.character.slow_s
         set_at = run.clock.set_at
         unaware = set_at >= run.scheduler.time - slow_s or by.born_at - run.lease_s <= set_at <= by.born_at + slow_s
         for generation, holder in self._connection.execute(

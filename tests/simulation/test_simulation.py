@@ -11,7 +11,7 @@ from simulation.sim_run import simulate
 
 _TESTS = Path(__file__).parents[1]
 _REQUESTS = 300
-_OPERATIONS = 100_000  # in each part
+_OPERATIONS = 105_000  # in each part
 
 
 @pytest.mark.parametrize("first", [1_000, 2_000, 3_000])
