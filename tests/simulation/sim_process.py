@@ -56,6 +56,7 @@ class Process:
         self.log: Any = QuietLog()
         self.serving = False
         self.stopping = False
+        self.was_killed = False
         self.alive = True
         self.born_at = scheduler.time  # monotonic
         self.died_at = float("inf")
@@ -113,6 +114,7 @@ class Process:
         if not self.alive:
             return
         self.alive = self.serving = False
+        self.was_killed = True
         self._forget()
         self.died_at = self.loop.time()
         self.loop.kill()

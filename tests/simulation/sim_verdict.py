@@ -99,7 +99,7 @@ def _lost(request: Request) -> bool:
     return (
         request.lost
         or request.generation in process.forgotten
-        or (not process.stopping and process.died_at - request.ended_at < _SETTLES_S)
+        or (process.was_killed and process.died_at - request.ended_at < _SETTLES_S)
     )
 
 
