@@ -24,6 +24,7 @@ _KINDS: Final = {
     "silent": 1, "error inside": 3, "no done": 3, "done twice": 3, "cached": 6, "empty": 1,
 }  # fmt: skip
 _SIZES: Final = ((30,), (60, 7), (1, 50, 90), (100,), (1000, 5000))  # bytes of the pieces of a body
+_FIRST_PAUSES_S: Final = (0.001, 0.05, 0.3, 2.0)
 _GARBAGE: Final[tuple[Any, ...]] = (
     {"prompt_tokens": -5, "completion_tokens": 3},
     {"prompt_tokens": 18446744073686646784, "completion_tokens": 1},
@@ -103,7 +104,7 @@ class SimulatedEngine:
         call = Call(name, self._name, kind, bool(asked.get("stream")))
         upstreams.calls.setdefault(name, []).append(call)
         upstreams.noted("upstream call", name)
-        await asyncio.sleep(chance.choice((0.001, 0.05, 0.3, 2.0)))
+        await asyncio.sleep(chance.choice(_FIRST_PAUSES_S))
         if kind == "unreachable":
             raise UpstreamUnreachable(detail="simulated")
         if kind == "silent":
