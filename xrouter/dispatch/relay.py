@@ -99,7 +99,7 @@ class Relay:
     async def _try_targets(self) -> None:
         route = self.ctx.route
         targets: Sequence[Target] = route.targets
-        failure: XRouterError = NoUpstreamAvailable()
+        failure: XRouterError | None = None
         for round_ in range(route.retries + 1):
             reason: AttemptReason = "retry" if round_ else "first"
             self._again, self._wait_s = [], 0.0
@@ -130,7 +130,7 @@ class Relay:
             if not targets:
                 break
             await self.world.sleep(wait_s)
-        raise failure
+        raise failure or NoUpstreamAvailable()
 
     def _may_try(self, target: Target, reason: AttemptReason) -> bool:
         """A first try always: the last target is never given up (F05). A retry has been paid for before its wait.

@@ -27,6 +27,7 @@ _STATUS_LINES = {
 }
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_FRAMING = frozenset({b"content-length: ", b"connection: ", b"transfer-encoding: "})
 _NO_BODY = frozenset({204, 304})
 
 log = logging.getLogger("xrouter.front")
@@ -218,14 +219,13 @@ class Exchange:
         declared: int | None = None
         for name, value in app_headers:
             start = field_start(name)
-            if start == b"content-length: ":
-                declared = int(value)
-            elif start == b"connection: ":
-                if b"close" in value.lower():
+            if start in _FRAMING:
+                if start == b"content-length: ":
+                    declared = int(value)
+                elif start == b"connection: " and b"close" in value.lower():
                     self.keep_alive = False
-                continue
-            elif start == b"transfer-encoding: ":
-                continue  # the framing is the front's business
+                if start != b"content-length: ":
+                    continue  # the framing is the front's business
             parts += (start, value, b"\r\n")
             values.append(value)
         if _BAD_VALUE.search(b"".join(values)):
