@@ -26,6 +26,7 @@ from xrouter.store.schema import (
     key_roots,
     key_usage,
     prices,
+    retention,
     usage_days,
     usage_hours,
 )
@@ -37,7 +38,7 @@ _DROPPED: Final = {
 _MOST_TOLD: Final = 1000
 _CHUNK: Final = 2000
 _HOURS: Final = 24  # of a day
-_FOR_EVER: Final = 2**31 - 1  # a day that does not come
+_FOR_EVER: Final = 2**26  # a day that does not come
 _SUMS: Final = (
     "requests",
     "input_tokens",
@@ -298,14 +299,17 @@ async def _usage(connection: AsyncConnection) -> AsyncIterator[str]:
         problem = "are kept, but there are no such generations" if missing else "differ from its generations"
         yield f"the sums of usage of account {account}, key {key}, model {model} {problem}"
     place = ("day", *by, "upstream")
-    hours = select((usage_hours.c.hour // _HOURS).label("day"), usage_hours).subquery()
-    first = select(func.coalesce(func.min(usage_hours.c.hour) // _HOURS, _FOR_EVER)).scalar_subquery()
-    days = select(usage_days).where(usage_days.c.day >= first).subquery()
+    first = await connection.scalar(select(func.min(usage_hours.c.hour) // _HOURS))
+    dropped = await connection.scalar(select(retention.c.upto).where(retention.c.subject == "hours"))
+    whole = max(_FOR_EVER if first is None else first, 0 if dropped is None else int(dropped) + 1)
+    day = (usage_hours.c.hour // _HOURS).label("day")
+    hours = select(day, usage_hours).where(usage_hours.c.hour >= whole * _HOURS).subquery()
+    days = select(usage_days).where(usage_days.c.day >= whole).subquery()
     of_hours, of_days = (
         _grouped(table, place, [func.sum(table.c[name]).label(name) for name in _SUMS]) for table in (hours, days)
     )
-    async for day, account, key, model, _, _ in _differences(connection, of_days, of_hours, place):
-        yield f"the sums by hour of account {account}, key {key}, model {model} differ from those of day {day}"
+    async for on, account, key, model, _, _ in _differences(connection, of_days, of_hours, place):
+        yield f"the sums by hour of account {account}, key {key}, model {model} differ from those of day {on}"
 
 
 async def _differences(

@@ -26,7 +26,7 @@ from xrouter.store.ledger_rows import (
     UsagePlace,
     UsageSum,
 )
-from xrouter.store.retention import Cursor, Execute, drop_details, drop_holds
+from xrouter.store.retention import Cursor, Execute, drop_details, drop_holds, note_dropped_hours
 from xrouter.store.schema import (
     accounts,
     api_keys,
@@ -252,6 +252,7 @@ class LedgerTables:
         if first is None or first // _HOURS >= before_day:
             return 0
         day = first // _HOURS
+        note_dropped_hours(self._execute, day)
         return self._execute(_DROP_HOURS, (day * _HOURS, (day + 1) * _HOURS)).rowcount
 
     def drop_holds(self, before_us: int) -> int:

@@ -94,7 +94,10 @@ ROLL_UP: Final = f"""
 WITH first AS (SELECT min(hour) / {_HOURS} AS day FROM usage_hours),
 old AS (
   DELETE FROM usage_hours USING first
-  WHERE first.day < $1::integer AND hour >= first.day * {_HOURS} AND hour < (first.day + 1) * {_HOURS} RETURNING 1)
+  WHERE first.day < $1::integer AND hour >= first.day * {_HOURS} AND hour < (first.day + 1) * {_HOURS} RETURNING first.day),
+upto AS (
+  INSERT INTO retention (subject, upto) SELECT 'hours', lpad(max(day)::text, 8, '0') FROM old HAVING count(*) > 0
+  ON CONFLICT (subject) DO UPDATE SET upto = greatest(retention.upto, excluded.upto))
 SELECT count(*) FROM old
 """
 # Retention: $1 a generation's id, $2 how many rows at once. They answer how many rows that were. xrouter/store/retention.py

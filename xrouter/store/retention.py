@@ -67,8 +67,15 @@ def drop_details(execute: Execute, before_us: int) -> int:
     return AT_ONCE
 
 
+def note_dropped_hours(execute: Execute, day: int) -> None:
+    """Sums by hour of that day are dropped. Should a clock be set back into it, they begin anew and are not whole."""
+    (upto,) = execute(_READ_UPTO, ("hours",)).fetchone() or ("",)
+    execute(_WRITE_UPTO, ("hours", max(upto, f"{day:08d}")))
+
+
 async def read_dropped(connection: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
     """What has been dropped, and up to when: ISO 8601, UTC."""
-    for subject, upto in await connection.execute(select(retention).order_by(retention.c.subject)):
+    query = select(retention).where(retention.c.subject != "hours").order_by(retention.c.subject)
+    for subject, upto in await connection.execute(query):
         at = datetime.fromtimestamp(int(upto[_STAMP], 16) / 1000, UTC)
         yield subject, at.isoformat(timespec="seconds")

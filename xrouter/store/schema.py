@@ -257,8 +257,10 @@ usage_days: Final = _usage_sums("usage_days", "day", Index(None, "key_hash", "da
 retention: Final = Table(
     "retention",
     metadata,
-    Column("subject", String(16), primary_key=True),  # holds | details
-    Column("upto", String(30), nullable=False),  # a generation's id, which is ordered by time
+    Column("subject", String(16), primary_key=True),  # holds | details | hours
+    Column(
+        "upto", String(30), nullable=False
+    ),  # a generation's id, which is ordered by time; of hours: the day, 8 digits
     sqlite_with_rowid=False,
 )
 
