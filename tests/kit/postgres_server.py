@@ -72,6 +72,10 @@ class PostgresServer:
     def url(self, database: str = DATABASE) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def init(self) -> None:
         options = ["--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync"]
         self.run("initdb", *options, "-D", str(self.data))
@@ -123,7 +127,8 @@ class PostgresServer:
         """SIGINT: its "fast" shutdown. SIGKILL is a crash: what was not on the disk is gone, if the disk forgets it."""
         if self._process is None or self._process.poll() is not None:
             return
-        self.thaw()
+        if number != signal.SIGKILL:  # that one reaches the frozen too
+            self.thaw()
         children = self._children()
         self._process.send_signal(number)
         self._process.wait()

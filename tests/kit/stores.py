@@ -45,6 +45,10 @@ class Stores:
             self._urls[path] = self.server.new_database()
         return self.url(path)
 
+    def move(self, path: Path, url: str) -> None:
+        """From now on `url` stands for `path`: another way to the same database, or another server that has it."""
+        self._urls[path] = url
+
     def copy(self, path: Path, to: Path) -> None:
         """A copy of the database as it is; on PostgreSQL whoever is connected loses his connection by it."""
         if self.server is None:
@@ -56,8 +60,8 @@ class Stores:
 
     def drop_all(self) -> None:
         for url in self._urls.values():
-            assert self.server is not None
-            self.server.drop_database(url.rpartition("/")[2])
+            if self.server is not None and self.server.is_running:
+                self.server.drop_database(url.rpartition("/")[2])
 
 
 current: Stores = Stores(None)

@@ -17,7 +17,7 @@ from xrouter.ledger.operations import Operation, Result
 from xrouter.ledger.pg_batch import WRITE_LOCK, apply_batch
 from xrouter.store.engine import reason
 from xrouter.store.ledger import LostRace
-from xrouter.store.pg_servers import FAILURES, PgServers
+from xrouter.store.pg_servers import FAILURES, LOST, PgServers
 from xrouter.store.pg_session import PgLink, PgSession
 
 _log = logging.getLogger(__name__)
@@ -37,12 +37,9 @@ _AGAIN: Final = (LostRace, asyncpg.DeadlockDetectedError, asyncpg.SerializationE
 # The server refuses this connection, or all: a connection to another one may do better.
 _ELSEWHERE: Final = (
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InterfaceError,
-    OSError,
+    *LOST,
 )
 _DATA: Final = (
     asyncpg.DataError,

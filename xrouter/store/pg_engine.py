@@ -1,18 +1,21 @@
 """SQLAlchemy's engine for PostgreSQL: keys, receipts, sums, proofs. The ledger does not write through it (pg_books.py)."""
 
+import asyncio
 from typing import Any, Final
 
 from sqlalchemy import URL
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only as await_
 
-from xrouter.store.pg_servers import Connection, PgServers
+from xrouter.store.pg_servers import FAILURES, Connection, PgServers
 
 # A process has at most so many connections at once, and one more for its ledger.
 POOL_SIZE: Final = 4
 POOL_OVERFLOW: Final = 4
 _POOL_TIMEOUT_S: Final = 1.0  # who waits longer for one is refused (F14)
+_PING_TIMEOUT_S: Final = 0.8
 _RECYCLE_S: Final = 1800.0  # what a pooler or a firewall has forgotten meanwhile is not met by a request
 _DRIVER: Final = "postgresql+xrouter"
 
@@ -33,6 +36,10 @@ class PgDialect(PGDialect_asyncpg):
             prepared_statement_cache_size=0,
             prepared_statement_name_func=_unnamed,
         )
+
+    def do_ping(self, dbapi_connection: Any) -> bool:
+        """Before a connection is used again. A server that is frozen, or gone without a word, answers no ping either."""
+        return await_(_ping(self.get_driver_connection(dbapi_connection)))  # type: ignore[no-untyped-call]
 
     async def _connect(self) -> Connection:
         connection = await self.servers.connect()
@@ -62,6 +69,16 @@ def servers_of(engine: AsyncEngine) -> PgServers:
     dialect = engine.dialect
     assert isinstance(dialect, PgDialect)
     return dialect.servers
+
+
+async def _ping(connection: Connection) -> bool:
+    try:
+        async with asyncio.timeout(_PING_TIMEOUT_S):
+            await connection.execute("SELECT 1")
+    except FAILURES:
+        connection.terminate()
+        return False
+    return True
 
 
 def _unnamed() -> str:

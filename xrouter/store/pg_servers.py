@@ -13,7 +13,9 @@ import asyncpg
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 CONNECT_TIMEOUT_S: Final = 5.0
-FAILURES: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+# asyncpg raises InternalClientError too for a connection of which the server has just taken leave.
+LOST: Final = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+FAILURES: Final = (asyncpg.PostgresError, *LOST, TimeoutError)
 
 
 class PgServers:
