@@ -20,7 +20,7 @@ LAYERS = (
     "keepalive", "leaving", "observe", "queries", "dispatch", "chain", "edge",
     "front",
     "sandbox",
-    "workers.messages", "workers.fleet", "admin", "app", "workers",
+    "workers.messages", "workers.fleet", "explain", "admin", "app", "workers",
     "commands",
     "cli",
 )  # fmt: skip

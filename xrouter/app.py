@@ -14,6 +14,8 @@ from xrouter.catalog import Catalog
 from xrouter.chain import Chain, build_chain
 from xrouter.config.settings import Settings
 from xrouter.edge import Edge
+from xrouter.explain.explainer import Explainer, Question
+from xrouter.explain.explanation import Explanation
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.ledger.ledger import Ledger
@@ -54,12 +56,15 @@ class _Running:
     collector: ServicesCollector
     health: HealthSettings
     prober: Prober
+    explainer: Explainer | None = None  # made for who asks
     requests: int = 0
     retired: bool = False
 
     async def close_if_done(self) -> None:
         await self.prober.aclose()
         if self.retired and self.requests == 0:
+            if self.explainer is not None:
+                await self.explainer.aclose()
             await self.chain.aclose()
             for upstream in self.services.upstreams.values():
                 await upstream.credentials.aclose()
@@ -170,6 +175,21 @@ class Gateway:
             old.retired = True
             await old.close_if_done()
         self.metrics.registry.register(new.collector)
+
+    async def explain(self, question: Question) -> Explanation:
+        """What would be done with a request, by the configuration that is in force. Nothing is taken, held or sent."""
+        running = self._running
+        assert running is not None
+        assert self._ledger is not None
+        running.requests += 1
+        try:
+            if running.explainer is None:
+                explainer = Explainer(running.services, self._ledger.look)
+                await explainer.start()
+                running.explainer = explainer
+            return await running.explainer.explain(question)
+        finally:
+            running.requests -= 1
 
     def refused(self, refusal: Refusal) -> None:
         """The front has answered a request that never became one."""

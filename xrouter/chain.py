@@ -41,19 +41,21 @@ class Chain:
 
 def build_chain(entries: Sequence[FilterEntry], services: Services) -> Chain:
     """Build both chains, innermost first. Their order was checked when the configuration was loaded."""
-    built: list[Any] = []
-
-    def wrap(app: ASGIApp, chosen: Sequence[FilterEntry]) -> ASGIApp:
-        for entry in reversed(chosen):
-            app = entry.filter(app, entry.config, services)
-            built.insert(0, app)
-            app = _noted(app, entry.name, services.world)
-        return app
-
     dispatch = Dispatch(services)
-    inference = wrap(_noted(dispatch, "dispatch", services.world), entries)
-    query = wrap(Queries(services), [entry for entry in entries if getattr(entry.filter, "covers", "") == "all"])
-    return Chain(inference, query, (*built, dispatch))
+    inference, filters = filters_around(_noted(dispatch, "dispatch", services.world), entries, services)
+    covering = [entry for entry in entries if getattr(entry.filter, "covers", "") == "all"]
+    query, others = filters_around(Queries(services), covering, services)
+    return Chain(inference, query, (*others, *filters, dispatch))
+
+
+def filters_around(app: ASGIApp, entries: Sequence[FilterEntry], services: Services) -> tuple[ASGIApp, tuple[Any, ...]]:
+    """The filters of `entries` with `app` innermost, and the filter objects, outermost first."""
+    built: list[Any] = []
+    for entry in reversed(entries):
+        app = entry.filter(app, entry.config, services)
+        built.insert(0, app)
+        app = _noted(app, entry.name, services.world)
+    return app, tuple(built)
 
 
 def _noted(app: ASGIApp, name: str, world: World) -> ASGIApp:

@@ -8,6 +8,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Any, Final, Protocol
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,7 +16,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from xrouter.config.settings import Settings
-from xrouter.errors import InternalError, MethodNotAllowed, NotFound, Unauthorized, Unprocessable, XRouterError
+from xrouter.errors import (
+    BadRequest,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Unauthorized,
+    Unprocessable,
+    XRouterError,
+)
+from xrouter.explain.explainer import Question
+from xrouter.explain.explanation import Explanation
 from xrouter.wire import encode_json
 from xrouter.workers.fleet import FleetLink
 
@@ -26,10 +38,14 @@ class Operated(Protocol):
     settings: Settings
     fleet: FleetLink | None
 
+    async def explain(self, question: Question) -> Explanation: ...
+
 
 Handler = Callable[[Operated, Request], Awaitable[Any]]
 
 _JSON: Final = "application/json"
+_LARGEST_BYTES: Final = 20 * 1000 * 1000
+_questions: Final = msgspec.json.Decoder(Question)
 
 
 def create_admin(gateway: Operated) -> Starlette:
@@ -45,6 +61,7 @@ def create_admin(gateway: Operated) -> Starlette:
     return Starlette(
         routes=[
             Route("/admin/api/reload", guarded(_reload), methods=["POST"]),
+            Route("/admin/api/explain", guarded(_explain), methods=["POST"]),
             Route("/admin/api/workers", guarded(_workers), methods=["GET"]),
         ],
         exception_handlers={XRouterError: _failed, HTTPException: _unrouted, Exception: _failed},
@@ -59,6 +76,28 @@ async def _reload(gateway: Operated, request: Request) -> dict[str, Any]:
             "The configuration is refused, the running one stays", metadata={"problems": problem.splitlines()}
         )
     return {"ok": True}
+
+
+async def _explain(gateway: Operated, request: Request) -> Explanation:
+    """What would be done with a request (`Question`), spending nothing. 400 for what is no question."""
+    return await gateway.explain(_question(await _body(request)))
+
+
+def _question(body: bytes) -> Question:
+    try:
+        return _questions.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"This is no question to explain: {error}") from error
+
+
+async def _body(request: Request) -> bytes:
+    """Raises PayloadTooLarge before more than the bound is read."""
+    read = bytearray()
+    async for piece in request.stream():
+        read += piece
+        if len(read) > _LARGEST_BYTES:
+            raise PayloadTooLarge(f"The request body is larger than {_LARGEST_BYTES} bytes")
+    return bytes(read)
 
 
 async def _workers(gateway: Operated, request: Request) -> dict[str, Any]:

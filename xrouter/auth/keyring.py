@@ -105,16 +105,7 @@ class KeyRing:
             if not keyformat.is_wellformed(secret):  # asked here only: of a known key it would be 4 µs for nothing
                 raise Unauthorized(detail=_MALFORMED)
             known = await self._look_up(digest, client_ip)
-        principal = known.principal
-        if principal is None or known.refusal is not None:
-            raise Unauthorized(detail=known.refusal)
-        if known.expires_at <= self._world.now():
-            raise Unauthorized(detail="expired key")
-        if known.networks is not None and not _within(client_ip, known.networks):
-            raise Forbidden(
-                "This key may not be used from this address", detail=f"key {principal.key_id} from {client_ip}"
-            )
-        return principal
+        return _admitted(known, self._world.now(), client_ip)
 
     async def _look_up(self, digest: bytes, client_ip: str) -> _Known:
         """One read of the database for all that ask at the same time. None of them, leaving, takes it from the others."""
@@ -167,6 +158,22 @@ class KeyRing:
             if failing:
                 failing = False
                 _log.info("changes of keys are followed again")
+
+
+def principal_of(key: Key, now_s: float, client_ip: str) -> Principal:
+    """Who holds `key`, for those who have it from the database. Raises Unauthorized and Forbidden as `authenticate` does."""
+    return _admitted(_known(key, 0), now_s, client_ip)
+
+
+def _admitted(known: _Known, now_s: float, client_ip: str) -> Principal:
+    principal = known.principal
+    if principal is None or known.refusal is not None:
+        raise Unauthorized(detail=known.refusal)
+    if known.expires_at <= now_s:
+        raise Unauthorized(detail="expired key")
+    if known.networks is not None and not _within(client_ip, known.networks):
+        raise Forbidden("This key may not be used from this address", detail=f"key {principal.key_id} from {client_ip}")
+    return principal
 
 
 def _known(key: Key, revision: int) -> _Known:

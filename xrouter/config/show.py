@@ -69,7 +69,7 @@ def summarise(settings: Settings) -> Summary:
         chain=tuple(_chain(settings)),
         upstreams=tuple(_upstream(name, upstream) for name, upstream in settings.upstreams.items()),
         models=tuple(_model(model_id, model) for model_id, model in settings.models.items()),
-        tiers={name: _plain(tier) for name, tier in settings.tiers.items()},
+        tiers={name: plain(tier) for name, tier in settings.tiers.items()},
     )
 
 
@@ -87,7 +87,7 @@ def _chain(settings: Settings) -> Iterator[ChainStep]:
     yield ChainStep("edge")
     for entry in settings.filters:
         needs, provides = tuple(sorted(entry.filter.needs)), tuple(sorted(entry.filter.provides))
-        config = {field.name: _plain(getattr(entry.config, field.name)) for field in fields(entry.config)}
+        config = {field.name: plain(getattr(entry.config, field.name)) for field in fields(entry.config)}
         yield ChainStep(entry.name, needs, provides, config, entry.place)
     yield ChainStep("dispatch", tuple(sorted(DISPATCH_NEEDS)), _FRAME_PROVIDES)
 
@@ -101,7 +101,7 @@ def _upstream(name: str, upstream: UpstreamSettings) -> UpstreamSummary:
         if is_secret(annotations[field.name]):
             credentials[field.name] = bool(each(value))
         elif field.name not in ("provider", "base_url"):
-            settings[field.name] = _plain(value)
+            settings[field.name] = plain(value)
     return UpstreamSummary(name, upstream.provider, upstream.base_url, credentials, settings)
 
 
@@ -138,16 +138,16 @@ def _price(price: Rates | str | None) -> str:
     )
 
 
-def _plain(value: Any) -> Plain:
+def plain(value: Any) -> Plain:
     """`value` as JSON can hold it, secrets as whether they are set."""
     if isinstance(value, Secret):
         return "set" if value else "not set"
     if is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Decimal):
         return str(value)
     if isinstance(value, str):
@@ -172,13 +172,13 @@ def _lines(summary: Summary) -> Iterator[str]:
     width = max(len(step.name) for step in summary.chain)
     for step in summary.chain:
         yield f"  {step.name:{width}}  {_facts(step)}".rstrip()
-        yield from (f"  {'':{width}}    {key}: {_compact(value)}" for key, value in step.config.items())
+        yield from (f"  {'':{width}}    {key}: {compact(value)}" for key, value in step.config.items())
     yield ""
     yield "upstreams"
     for upstream in summary.upstreams:
         yield f"  {upstream.name}: {upstream.provider} at {upstream.base_url}"
         yield f"    credentials: {_credentials(upstream.credentials)}"
-        yield from (f"    {key}: {_compact(value)}" for key, value in upstream.settings.items() if value is not None)
+        yield from (f"    {key}: {compact(value)}" for key, value in upstream.settings.items() if value is not None)
     yield ""
     yield "models"
     for model in summary.models:
@@ -189,7 +189,7 @@ def _lines(summary: Summary) -> Iterator[str]:
     if summary.tiers:
         yield ""
         yield "tiers"
-        yield from (f"  {name}: {_compact(tier)}" for name, tier in summary.tiers.items())
+        yield from (f"  {name}: {compact(tier)}" for name, tier in summary.tiers.items())
 
 
 def _facts(step: ChainStep) -> str:
@@ -210,12 +210,12 @@ def _credentials(credentials: Mapping[str, bool]) -> str:
     return "; ".join(parts)
 
 
-def _compact(value: Plain) -> str:
+def compact(value: Plain) -> str:
     """In one line, as YAML would have it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_compact(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {compact(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_compact, value)) + "]"
+        return "[" + ", ".join(map(compact, value)) + "]"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,7 +1,7 @@
 """Which upstreams serve this call, in which order."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from xrouter.context import Route, context
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
@@ -10,6 +10,8 @@ from xrouter.routing.candidates import Asking, Chooser
 from xrouter.routing.chance import session_of
 from xrouter.routing.health_settings import BreakerSettings, HealthSettings, OutlierSettings
 from xrouter.routing.hedge import HedgeDelay, HedgeSettings
+
+CANDIDATES: Final = object()  # where ctx.stash has the `Candidates` that were chosen from
 
 
 class Routing:
@@ -52,6 +54,7 @@ class Routing:
         ctx = context(scope)
         call = ctx.call
         candidates = self.chooser.candidates(Asking(call, ctx.principal, session_of(ctx), ctx.started_at))
+        ctx.stash[CANDIDATES] = candidates
         targets = candidates.ordered
         if not targets:
             raise candidates.refusal()
