@@ -97,11 +97,12 @@ def alive() -> Iterator[Scripted]:
 def gateway(
     black_hole: str, silent: Scripted, alive: Scripted, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningGateway]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        refusing = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    environ = {"REFUSING": refusing, "BLACK_HOLE": black_hole, "SILENT": silent.url, "ALIVE": alive.url}
-    with running_gateway(CONFIG, environ, tmp_path_factory.mktemp("gateway")) as gateway:
-        yield gateway
+    with socket.socket() as refuser:
+        refuser.bind(("127.0.0.1", 0))  # bound and not listening: it refuses, and nobody else gets its port meanwhile
+        refusing = f"http://127.0.0.1:{refuser.getsockname()[1]}/v1"
+        environ = {"REFUSING": refusing, "BLACK_HOLE": black_hole, "SILENT": silent.url, "ALIVE": alive.url}
+        with running_gateway(CONFIG, environ, tmp_path_factory.mktemp("gateway")) as gateway:
+            yield gateway
     assert asyncio.run(problems(gateway.store)) == ()
 
 
