@@ -7,7 +7,19 @@ from typing import Final
 
 from xrouter import __version__
 
-_COMMANDS: Final = ("serve", "reload", "top", "quickstart", "check", "plan", "explain", "keys", "credits", "db", "sandbox")
+_COMMANDS: Final = (
+    "serve",
+    "reload",
+    "top",
+    "quickstart",
+    "check",
+    "plan",
+    "explain",
+    "keys",
+    "credits",
+    "db",
+    "sandbox",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -108,7 +108,10 @@ def test_upstream_that_breaks_a_rule(problems_of, sheet, keys, problem):
         ("name: x", "a/b has no price; a model that costs nothing says `price: free`"),
         ("price: free\n    routes: []", "5:13: a model needs at least one route"),
         ("price: free\n    routes: [{upstream: up, model: ''}]", "5:36: must not be empty"),
-        ("price: free\n    routes: [{upstream: up, model: m, weight: -1}]", "5:47: expected a number from 0 to 1000000"),
+        (
+            "price: free\n    routes: [{upstream: up, model: m, weight: -1}]",
+            "5:47: expected a number from 0 to 1000000",
+        ),
         ("price: free\n    routes: [{upstream: up, model: m, canary: 101}]", "5:47: expected a number from 0 to 100"),
         ("price: free\n    routes: [{upstream: up, model: m, shadow: -1}]", "5:47: expected a number from 0 to 100"),
         (

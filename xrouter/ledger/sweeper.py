@@ -47,7 +47,9 @@ class Sweeper:
                 if not self._failing:
                     _log.warning("the ledger cannot be swept: %s", error.detail or error)
                 self._failing = True
-                self._quiet_until = self._world.monotonic() + self._lease_s  # others could not renew their leases either
+                self._quiet_until = (
+                    self._world.monotonic() + self._lease_s
+                )  # others could not renew their leases either
             else:
                 self._failing = False
 
