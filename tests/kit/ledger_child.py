@@ -1,11 +1,13 @@
-"""A process that works with a ledger and is killed by its test: python ledger_child.py DATABASE COMMAND [ARGUMENTS].
+"""A process that works with a ledger and is killed by its test: python ledger_child.py STORE COMMAND [ARGUMENTS].
+
+STORE is SQLite's file, or the URL of a PostgreSQL database whose journal is `money.db.journal` in the working directory.
 
 `settle N`: hold and settle N generations, telling each one's end on stdout only after it is durable.
 `hold N AMOUNT`: ask for N holds at once when a line comes on stdin; tell how many were granted.
 `XROUTER_CRASH_AT=K` kills the process with SIGKILL before the K-th statement that the ledger runs after its start.
 
-`sweep FROM TO`: `settle 1 1` in processes of its own, forked because that is quick, on copies of the database called
-DATABASE.K, each with its crash point K; tells each one's K, end, and what it had told.
+`sweep FROM TO`: `settle 1 1` in processes of its own, forked because that is quick, each with its crash point K; tells each
+one's K, end, and what it had told. Each works on a copy of SQLite's file called STORE.K, all on the one of PostgreSQL.
 """
 
 import asyncio
@@ -21,9 +23,11 @@ from kit.money import ACCOUNT, KEY, settlement
 
 from xrouter import ids
 from xrouter.errors import PaymentRequired
-from xrouter.ledger.books import SqliteBooks
+from xrouter.ledger.books import Books, SqliteBooks
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.ledger import Ledger
+from xrouter.ledger.pg_books import PgBooks
+from xrouter.store.pg_servers import PgServers
 from xrouter.world import RealWorld
 
 _NEVER = 10**9
@@ -71,10 +75,12 @@ async def hold(ledger: Ledger, count: int, amount: int) -> None:
     print(sum(granted), flush=True)
 
 
-def sweep(path: Path, first: int, last: int) -> None:
+def sweep(store: str, first: int, last: int) -> None:
     for crash_at in range(first, last + 1):
-        copy = path.with_name(f"{path.name}.{crash_at}")
-        shutil.copy(path, copy)
+        copy = store
+        if not store.startswith("postgresql:"):
+            copy = f"{store}.{crash_at}"
+            shutil.copy(store, copy)
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
@@ -89,10 +95,16 @@ def sweep(path: Path, first: int, last: int) -> None:
         print(crash_at, os.waitstatus_to_exitcode(status), told, flush=True)
 
 
-async def main(path: Path, command: str, arguments: list[int]) -> None:
+async def main(store: str, command: str, arguments: list[int]) -> None:
     world, crash = RealWorld(), CrashPoint()
-    journal = Journal(path.with_name(path.name + ".journal"), ids.time_ordered(world))
-    ledger = Ledger(SqliteBooks(path, world.now, trace=crash), world, lease_s=60, journal=journal)
+    books: Books
+    if store.startswith("postgresql:"):
+        folder = Path("money.db.journal")
+        books = PgBooks(PgServers(store), world.now, crash)
+    else:
+        folder = Path(f"{store}.journal")
+        books = SqliteBooks(Path(store), world.now, crash)
+    ledger = Ledger(books, world, lease_s=60, journal=Journal(folder, ids.time_ordered(world)))
     await ledger.start()
     crash.left = int(os.environ.get("XROUTER_CRASH_AT", _NEVER))
     await {"settle": settle, "hold": hold}[command](ledger, *arguments)
@@ -100,8 +112,8 @@ async def main(path: Path, command: str, arguments: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    database, asked, numbers = Path(sys.argv[1]), sys.argv[2], [int(argument) for argument in sys.argv[3:]]
+    place, asked, numbers = sys.argv[1], sys.argv[2], [int(argument) for argument in sys.argv[3:]]
     if asked == "sweep":
-        sweep(database, *numbers)
+        sweep(place, *numbers)
     else:
-        asyncio.run(main(database, asked, numbers))
+        asyncio.run(main(place, asked, numbers))

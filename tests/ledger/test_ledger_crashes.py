@@ -7,20 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
+from kit import stores
 from kit.keys import HandWorld
 from kit.money import ACCOUNT, Money, grant, money
 
 from xrouter.world import RealWorld
 
-pytestmark = pytest.mark.sqlite_only
 CHILD = Path(__file__).parents[1] / "kit" / "ledger_child.py"
-STATEMENTS = 30  # of one hold and one settlement: BEGIN, reads, writes, COMMIT, twice, and the PRAGMA between
+# Of one hold and one settlement: BEGIN, reads, writes, COMMIT, twice; on SQLite also the PRAGMA between.
+STATEMENTS = {"sqlite": 30, "postgresql": 8}
 
 
 async def child(books: Money, *arguments: object) -> asyncio.subprocess.Process:
     pipe = asyncio.subprocess.PIPE
+    place = stores.current.url(books.path).removeprefix("sqlite:///")
     return await asyncio.create_subprocess_exec(
-        sys.executable, str(CHILD), str(books.path), *map(str, arguments), stdin=pipe, stdout=pipe
+        sys.executable, str(CHILD), place, *map(str, arguments), stdin=pipe, stdout=pipe
     )
 
 
@@ -46,19 +48,39 @@ async def expired(path: Path, told: dict[str, int]) -> tuple[int, int]:
         return len(charged), sum(state == "expired" for state in states.values())
 
 
+async def sweep(books: Money, statements: int) -> list[tuple[int, dict[str, int]]]:
+    """Kill a process before each of its statements, the last one not at all; returns what each had told."""
+    out, _ = await (await child(books, "sweep", 0, statements)).communicate()
+    ends = [line.split(" ", 2) for line in out.decode().splitlines()]
+    assert [int(crash_at) for crash_at, _, _ in ends] == list(range(statements + 1))
+    codes = [int(code) for _, code, _ in ends]
+    assert codes == [-signal.SIGKILL] * statements + [0], "is STATEMENTS still their number?"
+    return [(int(crash_at), charges(told)) for crash_at, _, told in ends]
+
+
+@pytest.mark.sqlite_only
 async def test_f18_killed_at_each_statement_it_is_settled_once_or_not_at_all(tmp_path: Path) -> None:
     """Fails if the hold's end and the charge are two transactions, or if the answer comes before the COMMIT."""
     async with money(tmp_path, RealWorld()) as books:
         await books.ledger.transfer(grant(10**9))
-    out, _ = await (await child(books, "sweep", 0, STATEMENTS)).communicate()
-    ends = [line.split(" ", 2) for line in out.decode().splitlines()]
-    assert [int(crash_at) for crash_at, _, _ in ends] == list(range(STATEMENTS + 1))
-    for crash_at, code, told in ends:
-        alive = int(crash_at) == STATEMENTS
-        assert int(code) == (0 if alive else -signal.SIGKILL), "is STATEMENTS still their number?"
-        settled, dead = await expired(books.path.with_name(f"{books.path.name}.{crash_at}"), charges(told))
+    for crash_at, told in await sweep(books, STATEMENTS["sqlite"]):
+        settled, dead = await expired(books.path.with_name(f"{books.path.name}.{crash_at}"), told)
         assert settled + dead <= 1
-        assert settled == 1 or not alive
+        assert settled == 1 or crash_at < STATEMENTS["sqlite"]
+
+
+@pytest.mark.postgresql_only
+async def test_f18_killed_at_each_statement_to_postgresql_it_is_settled_once_or_not_at_all(tmp_path: Path) -> None:
+    """Fails if the hold's end and the charge are two transactions, or if the answer comes before the COMMIT."""
+    async with money(tmp_path, RealWorld()) as books:
+        await books.ledger.transfer(grant(10**9))
+    every: dict[str, int] = {}
+    for _, told in await sweep(books, STATEMENTS["postgresql"]):
+        every |= told
+    settled, dead = await expired(books.path, every)
+    # Nothing is left of those that were killed before the hold's COMMIT; from there on, a hold, or in the end a settlement.
+    assert settled == len(every) == 1
+    assert dead == STATEMENTS["postgresql"] / 2
 
 
 async def test_f17_f18_killed_at_any_moment_under_load(tmp_path: Path) -> None:
