@@ -1,7 +1,7 @@
 """The ledger's SQL for PostgreSQL. What it does and why: xrouter/store/pg_tables.py.
 
 Rows go in as one array a column (`unnest`), so that a statement's text does not depend on how many there are and its plan is
-kept. Rows come back as JSON, one value a table, so that one statement reads from all tables.
+kept. Rows come back as JSON, one text a table, so that one statement reads from all tables.
 """
 
 from collections.abc import Sequence
@@ -55,19 +55,20 @@ asked AS MATERIALIZED (
   FROM (SELECT DISTINCT unnest($4::text[] || ARRAY(SELECT key_hash FROM held)::text[]) AS key_hash) wanted
   LEFT JOIN key_roots ON key_roots.key_hash = wanted.key_hash)
 SELECT
- (SELECT json_agg(held) FROM held),
- (SELECT json_agg(found) FROM (
+ (SELECT json_agg(held)::text FROM held),
+ (SELECT json_agg(found)::text FROM (
    SELECT {_list(_ACCOUNT)} FROM accounts WHERE name = ANY($3::text[] || ARRAY(SELECT account FROM held)::text[])) found),
- (SELECT json_agg(found) FROM (
+ (SELECT json_agg(found)::text FROM (
    SELECT chain.root AS key_hash, {_list([f"coalesce(spent.{name}, 0) AS {name}" for name in _SPENT])},
           coalesce(spent.day, $5) AS day
    FROM (SELECT DISTINCT root FROM asked) chain
    LEFT JOIN key_usage spent ON spent.key_hash = chain.root) found),
- (SELECT json_agg(json_build_array(asked.key_hash, json_build_array(asked.root, api_keys.limit_nano, api_keys.limit_reset)))
+ (SELECT json_agg(json_build_array(
+   asked.key_hash, json_build_array(asked.root, api_keys.limit_nano, api_keys.limit_reset)))::text
   FROM asked LEFT JOIN api_keys ON api_keys.hash = asked.key_hash),
- (SELECT json_agg(json_build_array({_list(Generation._fields)})) FROM generations WHERE id = ANY($2::text[])),
- (SELECT json_agg(json_build_array({_list(Entry._fields)})) FROM entries WHERE idempotency_key = ANY($6::text[])),
- (SELECT json_agg(json_build_array(found.id, found.nano)) FROM (
+ (SELECT json_agg(json_build_array({_list(Generation._fields)}))::text FROM generations WHERE id = ANY($2::text[])),
+ (SELECT json_agg(json_build_array({_list(Entry._fields)}))::text FROM entries WHERE idempotency_key = ANY($6::text[])),
+ (SELECT json_agg(json_build_array(found.id, found.nano))::text FROM (
    SELECT generation_id AS id, sum(amount_nano) AS nano FROM entries
    WHERE kind = 'refund' AND generation_id = ANY($7::text[]) GROUP BY generation_id) found)
 """
@@ -75,7 +76,7 @@ SELECT
 # $1 now, $2 the longest lease. A lease that ends later than any can was written by a clock that has been set back since.
 EXPIRE: Final = f"""
 WITH cut AS (UPDATE holders SET lease_until_us = $1::bigint + $2::bigint WHERE lease_until_us > $1::bigint + $2::bigint)
-SELECT json_agg(dead.generation_id) FROM (
+SELECT json_agg(dead.generation_id)::text FROM (
   SELECT holds.generation_id FROM holds LEFT JOIN holders ON holders.id = holds.holder
   WHERE holds.state = 'open' AND (holders.lease_until_us <= $1::bigint OR (
     holders.id IS NULL AND (holds.opened_at_us <= $1::bigint - $2::bigint OR holds.opened_at_us > $1::bigint)))
