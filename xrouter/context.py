@@ -42,7 +42,7 @@ class Once(property, Generic[T]):
     """A fact: reading it before it is written, or writing it twice, is a `ContractError` that names it.
 
     Kept in the slot that has the fact's name with an underscore before. Facts are read some twenty times a request, so
-    reading runs no Python code: a property over `attrgetter` takes 0.05 µs, a descriptor of our own took 0.4.
+    reading runs no Python code: a property over `attrgetter` takes 0.05 µs, a descriptor of our own took 0.09.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,6 +1,5 @@
 """The names under which states are stored: one for each limit and each subject that it counts."""
 
-from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
@@ -18,12 +17,7 @@ def state_key(limit: Limit, ctx: RequestContext, tier: str | None) -> str:
     one account live on one node and are taken in one step. Changing a limit's amount keeps its counts; changing its
     strategy or window starts anew.
     """
-    return _key(limit, *_subject(limit, ctx, tier))
-
-
-@lru_cache(maxsize=4096)
-def _key(limit: Limit, tag: str, subject: str) -> str:
-    """A busy caller's keys are the same in each of its requests: 0.2 µs from here, 1 µs to write."""
+    tag, subject = _subject(limit, ctx, tier)
     return f"xrl:{{{tag}}}:{limit.name}:{limit.strategy[0]}{limit.window_s}:{subject}"
 
 

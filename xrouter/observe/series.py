@@ -1,7 +1,7 @@
 """Counters and histograms of one event loop: plain numbers, made into Prometheus's samples when they are asked for.
 
-prometheus-client's own take a lock and several calls for each number, 1.5 µs for a counter and a histogram's observation,
-since any thread may move them. These are moved by the event loop alone: 0.1 and 0.3 µs. What is exposed is the same.
+prometheus-client's own take a lock and several calls for each number, since any thread may move them: 0.3 µs for a counter,
+0.7 for a histogram. These are moved by the event loop alone: 0.05 and 0.12 µs. What is exposed is the same.
 """
 
 from bisect import bisect_left
