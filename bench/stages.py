@@ -60,7 +60,7 @@ class MemoryTransport(asyncio.Transport):
 
     def __init__(self, protocol: asyncio.BaseProtocol, on_write: Callable[[Any], Any]) -> None:
         super().__init__()
-        self.write = on_write  # type: ignore[method-assign]
+        self.write = on_write  # type: ignore[method-assign,assignment]
         self.protocol = protocol
         self.closing = False
 
