@@ -141,6 +141,9 @@ def limit_fault(value: str) -> str | None:
     return None
 
 
+_STORE_FORMS: Final = "a store is written sqlite:///file or postgresql://user:password@host/database"
+
+
 def _split(value: str) -> SplitResult | None:
     """The URL's parts, or None if it is none. Its messages must not repeat it: it may hold a password."""
     if not _VISIBLE.fullmatch(value) or "\\" in value:
@@ -179,9 +182,20 @@ def _store(value: str) -> str | None:
     parts = _split(value)
     if parts is not None and parts.scheme == "sqlite" and not parts.netloc and len(parts.path) > 1:
         return None
-    if parts is not None and parts.scheme == "postgresql" and parts.hostname and len(parts.path) > 1:
-        return None
-    return "a store is written sqlite:///file or postgresql://user:password@host/database"
+    if value.startswith("postgresql://") and _VISIBLE.fullmatch(value) and "\\" not in value:
+        return _postgresql(value)
+    return _STORE_FORMS
+
+
+def _postgresql(value: str) -> str | None:
+    """Its address may name several servers, `host:5432,host:5432`, or a socket, `?host=/folder`; libpq's form."""
+    try:
+        parts = urlsplit(value)
+        servers = parts.netloc.rpartition("@")[2].split(",") if "host=" not in parts.query else []
+        whole = all(urlsplit(f"//{server}").hostname and urlsplit(f"//{server}").port != 0 for server in servers)
+    except ValueError:
+        return _STORE_FORMS
+    return None if whole and len(parts.path) > 1 else _STORE_FORMS
 
 
 def _redis(value: str) -> str | None:
