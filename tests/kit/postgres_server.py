@@ -49,7 +49,7 @@ def program(name: str) -> str:
     return str(_programs() / name)
 
 
-def _as_plain_user() -> dict[str, Any]:
+def as_plain_user() -> dict[str, Any]:
     """Arguments of subprocess by which root becomes a user that PostgreSQL accepts; nothing for anybody else."""
     if os.geteuid() != 0:
         return {}
@@ -90,7 +90,7 @@ class PostgresServer:
         options = [word for name, value in self.settings.items() for word in ("-c", f"{name}={value}")]
         command = [program("postgres"), "-D", str(self.data), "-p", str(self.port), *options]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, **_as_plain_user())
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **as_plain_user())
         deadline = time.monotonic() + _START_S
         while self.sql("SELECT 1", database="postgres", check=False) != "1":
             assert self._process.poll() is None, f"postgres ended at once: {(self.folder / 'log').read_text()[-2000:]}"
@@ -148,7 +148,7 @@ class PostgresServer:
 
     def run(self, name: str, *arguments: str) -> None:
         command = [program(name), *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, **_as_plain_user())
+        result = subprocess.run(command, capture_output=True, text=True, **as_plain_user())
         assert result.returncode == 0, result.stderr
 
     def _send_all(self, number: int) -> None:
@@ -174,7 +174,7 @@ def _send(pid: int, number: int) -> None:
 def server_folder() -> Iterator[Path]:
     """A folder that the server's user may write to."""
     folder = Path(tempfile.mkdtemp(prefix="xrouter-postgres-"))
-    plain = _as_plain_user()
+    plain = as_plain_user()
     if plain:
         os.chown(folder, plain["user"], plain["group"])
     try:
