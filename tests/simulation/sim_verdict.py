@@ -83,8 +83,9 @@ def _of_request(request: Request, mine: list[Row], calls: list[Call], held: dict
         yield f"another's: {row}"
     if request.finished and row["rule"] != "complete":
         yield f"its client has the whole answer, the receipt says {row['rule']}"
-    told_to_stop = request.process.stopping and request.status == 503
-    if request.status not in (None, 200) and row["charged_nano"] and not told_to_stop:
+    # A head that a slow client had not taken when the process was stopped: the front writes one without waiting.
+    too_slow = request.process.stopping and request.status == 503 and request.plan.slow_s
+    if request.status not in (None, 200) and row["charged_nano"] and not too_slow:
         yield f"it was refused with {request.status} and charged {row['charged_nano']}"
     yield from _of_rule(request, row, calls)
     yield from _of_price(request, row)

@@ -5,6 +5,7 @@ client. So the last byte never leaves before the charge is durable, and every ot
 filter that fails) is settled or released by `close`.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -181,7 +182,17 @@ class Billing:
         settlement = self._settlement(outcome)
         if outcome.end == "complete" and outcome.target is not None and settlement.output_tokens is not None:
             self._parts.outputs.add(outcome.target, settlement.output_tokens // self._choices)
-        await self._parts.ledger.settle(settlement, delivered=self._sent)
+        try:
+            await self._parts.ledger.settle(settlement, delivered=self._sent)
+        except asyncio.CancelledError:
+            if outcome.end != "complete" or self._sent:
+                raise
+            # The gateway stops. The ledger goes on settling, so this answer will be charged: then it has to be given, too.
+            # Settling has an end (seconds), and a second cancellation is heeded.
+            await self._parts.ledger.settle(settlement, delivered=False)
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
 
     def _settlement(self, outcome: Outcome) -> Settlement:
         ctx, target = self._ctx, outcome.target or self._ctx.route.targets[0]

@@ -7,7 +7,15 @@ of its batch alone. Nothing here knows of tasks, threads or databases.
 
 from typing import Final, assert_never
 
-from xrouter.errors import BadRequest, InternalError, NotFound, PaymentRequired, Unprocessable, XRouterError
+from xrouter.errors import (
+    BadRequest,
+    InternalError,
+    NotFound,
+    PaymentRequired,
+    StoreUnavailable,
+    Unprocessable,
+    XRouterError,
+)
 from xrouter.ledger.limits import SpendingLimit, left_of, own_limit
 from xrouter.ledger.operations import (
     Balance,
@@ -129,6 +137,8 @@ class Book:
         limits = self._limits(wanted.key_hash, wanted.quota)
         left = _left(account, key, limits)
         if hold is not None:  # sent again after a lost answer
+            if hold.state == "expired":  # so late that others took this process for dead
+                raise StoreUnavailable(retry_after_s=1, detail=f"the hold of {wanted.generation_id} has expired")
             if hold.state != "open":
                 raise InternalError(detail=f"the hold of {wanted.generation_id} is {hold.state} already")
             return HoldGranted(hold.amount_nano, hold.amount_nano + max(0, left))
