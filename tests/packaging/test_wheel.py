@@ -11,9 +11,9 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 
 ROOT = Path(__file__).parents[2]
-MOST_DEPENDENCIES = 12
+MOST_DEPENDENCIES = 13
 HEAVY = (
-    "aiosqlite", "alembic", "asyncio", "cryptography", "httpx2", "joserfc", "msgspec", "prometheus_client", "redis",
+    "aiosqlite", "alembic", "asyncio", "asyncpg", "cryptography", "httpx2", "joserfc", "msgspec", "prometheus_client", "redis",
     "sqlalchemy", "starlette", "uvicorn", "uvloop", "yaml",
 )  # fmt: skip
 
