@@ -13,8 +13,8 @@ from hatchling.builders.wheel import WheelBuilder
 ROOT = Path(__file__).parents[2]
 MOST_DEPENDENCIES = 13
 HEAVY = (
-    "aiosqlite", "alembic", "asyncio", "asyncpg", "cryptography", "httpx2", "joserfc", "msgspec", "prometheus_client", "redis",
-    "sqlalchemy", "starlette", "uvicorn", "uvloop", "yaml",
+    "aiosqlite", "alembic", "asyncio", "asyncpg", "cryptography", "httpx2", "joserfc", "msgspec", "prometheus_client",
+    "redis", "sqlalchemy", "starlette", "uvicorn", "uvloop", "yaml",
 )  # fmt: skip
 
 
