@@ -90,7 +90,8 @@ models
     price: free
 
 tiers
-  free: {requests: [20/minute], tokens: [], concurrency: 5, strategy: sliding_window, models: null, upstreams: null}"""
+  free: {requests: [20/minute], tokens: [], concurrency: 5, strategy: sliding_window, quota: null, models: null, \
+upstreams: null}"""
 
 
 def test_description(load_text):

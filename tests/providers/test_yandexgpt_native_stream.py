@@ -279,7 +279,7 @@ def test_garbage_is_a_protocol_error(line: bytes, streamed: bool) -> None:
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_endless_answer_is_cut_off(streamed: bool) -> None:
     native = translator(stream=streamed)
-    for _ in range(31):
+    for _ in range(12 if streamed else 31):  # a line of a stream ends at 1 MB, a whole answer at 8
         assert native.feed(b" " * 65536) in ([], ())
     with pytest.raises(UpstreamProtocolError, match="too long"):
         native.feed(b" " * 7_000_000)

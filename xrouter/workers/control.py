@@ -19,6 +19,7 @@ import msgspec
 from xrouter.workers.messages import WorkerState
 
 LONGEST_LINE: Final = 64 * 1024
+_LONGEST_PATH: Final = 95  # of a socket's 107 (unix(7)); its name grows by a process id while it is made
 _ANSWER_S: Final = 60.0
 
 
@@ -47,8 +48,10 @@ def encoded(message: Question | Answer) -> bytes:
 
 def socket_path(config: Path) -> Path:
     """Where the gateway that serves `config` listens. The folder may not exist yet."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    return base / f"xrouter-{os.getuid()}" / f"{sha256(str(config.resolve()).encode()).hexdigest()[:20]}.sock"
+    name = f"{sha256(str(config.resolve()).encode()).hexdigest()[:20]}.sock"
+    bases = (os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), "/tmp")  # noqa: S108  the folder in it is private
+    paths = [Path(base, f"xrouter-{os.getuid()}", name) for base in bases]
+    return next((path for path in paths if len(str(path)) <= _LONGEST_PATH), paths[-1])
 
 
 class Door:
