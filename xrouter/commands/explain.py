@@ -5,7 +5,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import httpx2
 import msgspec
@@ -28,6 +28,9 @@ from xrouter.store.engine import StoreError
 from xrouter.store.migrate import open_store
 from xrouter.wire import decode_json, encode_json
 from xrouter.world import RealWorld
+
+_GATEWAY: Final = "as the running gateway sees it"
+_CONFIGURATION: Final = "from the configuration, the store and Redis: no gateway was asked, so health and what is counted in memory are unknown"
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,14 +60,16 @@ def run(args: argparse.Namespace) -> int:
             key=args.key, body=msgspec.Raw(body), path=args.path, session_id=args.session, client_ip=args.ip
         )
         decode_json(body)  # so that what is asked is JSON, whoever is asked
-        told = _of_the_gateway(settings, question) or asyncio.run(_of_the_configuration(settings, question))
+        told, source = _of_the_gateway(settings, question), _GATEWAY
+        if told is None:
+            told, source = asyncio.run(_of_the_configuration(settings, question)), _CONFIGURATION
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
     except (StoreError, XRouterError, OSError, ValueError) as error:
         print(f"xrouter explain: {error}", file=sys.stderr)
         return 1
-    print(encode_json(told).decode() if args.json else as_text(told))
+    print(encode_json(told).decode() if args.json else f"{as_text(told)}\n\n{source}")
     return 0
 
 
