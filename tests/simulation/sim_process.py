@@ -60,6 +60,7 @@ class Process:
         self.alive = True
         self.born_at = scheduler.time  # monotonic
         self.died_at = float("inf")
+        self.paused_at = float("inf")  # since when it has not run, while it is paused
         self.forgotten: set[str] = set()  # generations whose settlement it could write nowhere
         self.renewed_at = float("-inf")  # monotonic, when it last said that it lives
         self.requests: dict[Request, asyncio.Task[None]] = {}

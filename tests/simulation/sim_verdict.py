@@ -97,10 +97,11 @@ def _of_request(request: Request, mine: list[Row], calls: list[Call], held: dict
 def _lost(request: Request) -> bool:
     """Its process has died before it could settle, or could write nowhere to the end."""
     process = request.process
+    ran_until = min(process.died_at, process.paused_at)
     return (
         request.lost
         or request.generation in process.forgotten
-        or (process.was_killed and process.died_at - request.ended_at < _SETTLES_S)
+        or (process.was_killed and ran_until - request.ended_at < _SETTLES_S)
     )
 
 
