@@ -242,7 +242,7 @@ class Run:
         self.upstreams.calm = True
         self.trouble_ended = self.scheduler.time
         for process in self.processes.values():
-            process.loop.paused = False
+            process.loop.paused, process.paused_at = False, float("inf")
             process.loop.fuse = None
         deadline = self.scheduler.time + _LONGEST_S
         while self._under_way or self._deliveries:
