@@ -8,6 +8,7 @@
     ├── NotFound 404 ── ModelNotFound 404
     ├── MethodNotAllowed 405
     ├── RequestTimeout 408
+    ├── Conflict 409
     ├── PayloadTooLarge 413
     ├── Unprocessable 422
     ├── RateLimited 429
@@ -129,6 +130,11 @@ class MethodNotAllowed(XRouterError):
 class RequestTimeout(XRouterError):
     status, type, origin, error_type = 408, "request_timeout", Origin.CLIENT, "timeout"
     message = "The request did not arrive in time"
+
+
+class Conflict(XRouterError):
+    status, type, origin, error_type = 409, "conflict", Origin.CLIENT, "invalid_request"
+    message = "The same request is under way or done already"
 
 
 class PayloadTooLarge(XRouterError):

@@ -6,6 +6,7 @@ from typing import ClassVar
 from xrouter.config.settings import DEFAULT_TIER
 from xrouter.context import ClientAbort, context
 from xrouter.filters.base import ASGIApp, Message, Receive, Scope, Send, Services
+from xrouter.filters.idempotency import Idempotency, idempotency_name
 from xrouter.ledger.billing import Billing, OnStoreFailure, Parts, count_images
 from xrouter.ledger.limits import quota_limits
 from xrouter.ledger.outputs import RecentOutputs
@@ -29,6 +30,13 @@ class Quota:
         tiers = services.settings.tiers.items()
         self.quotas = {name: quota_limits(name, tier.quota) for name, tier in tiers if tier.quota is not None}
         self.parts = Parts(services.ledger, services.world, services.catalog, RecentOutputs(), config.on_store_failure)
+        self.idempotency = Idempotency(services)
+
+    async def start(self) -> None:
+        self.idempotency.requests.start()
+
+    async def aclose(self) -> None:
+        await self.idempotency.requests.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
@@ -37,12 +45,19 @@ class Quota:
         quota = self.quotas.get(ctx.principal.tier or DEFAULT_TIER, ())
         billing = Billing(self.parts, ctx, quote, scope["headers"], quota)
 
-        async def send_settled(message: Message) -> None:
-            await billing.before_sending(message)
-            await send(message)
+        async def serve(send: Send) -> None:
+            async def send_settled(message: Message) -> None:
+                await billing.before_sending(message)
+                await send(message)
 
-        await billing.admit()
-        try:
-            await self.app(scope, receive, send_settled)
-        finally:
-            await billing.close()
+            await billing.admit()
+            try:
+                await self.app(scope, receive, send_settled)
+            finally:
+                await billing.close()
+
+        name = idempotency_name(scope["headers"])
+        if name is None:
+            await serve(send)
+        else:
+            await self.idempotency.run(name, scope, send, billing, serve)

@@ -28,6 +28,8 @@ from xrouter.world import World
 
 _log = logging.getLogger(__name__)
 OnStoreFailure = Literal["deny", "allow"]
+Result = Literal["free", "charged", "pending", "doubtful"]
+"""Of a request. Pending: it will be settled. Doubtful: its client has nothing, but it may be settled all the same."""
 _LONGEST_ANSWER: Final = 131_072  # tokens, where the configuration does not say a model's
 _GROWTH: Final = 2  # a hold that is used up is extended for so many times of what has been delivered
 
@@ -69,6 +71,7 @@ class Billing:
         self._output_cap: int | None = None
         self._sent = False
         self._ended = False
+        self.result: Result = "free"
 
     async def admit(self) -> None:
         """Hold what the request may cost. Raises PaymentRequired and StoreUnavailable: it then must not go on."""
@@ -179,20 +182,31 @@ class Billing:
 
     async def _settle(self, outcome: Outcome) -> None:
         self._ended = True
+        self.result = "pending"
         settlement = self._settlement(outcome)
         if outcome.end == "complete" and outcome.target is not None and settlement.output_tokens is not None:
             self._parts.outputs.add(outcome.target, settlement.output_tokens // self._choices)
         try:
-            await self._parts.ledger.settle(settlement, delivered=self._sent)
+            settled = await self._parts.ledger.settle(settlement, delivered=self._sent)
+        except StoreUnavailable:
+            if not self._sent:
+                self.result = "doubtful"
+            raise
         except asyncio.CancelledError:
             if outcome.end != "complete" or self._sent:
                 raise
             # The gateway stops. The ledger goes on settling, so this answer will be charged: then it has to be given, too.
             # Settling has an end (seconds), and a second cancellation is heeded.
-            await self._parts.ledger.settle(settlement, delivered=False)
+            settled = await self._parts.ledger.settle(settlement, delivered=False)
             task = asyncio.current_task()
             assert task is not None
             task.uncancel()
+        self.result = "charged" if settled.charged_nano or outcome.end == "complete" else "free"
+
+    def void(self, generation_id: str) -> Settlement:
+        """The end, for nothing, of a generation of the same request whose process is gone, or whose end is in doubt."""
+        ended = self._settlement(Outcome(end="shutdown", usage=None, target=None))
+        return replace(ended, generation_id=generation_id, rule="abandoned")
 
     def _settlement(self, outcome: Outcome) -> Settlement:
         ctx, target = self._ctx, outcome.target or self._ctx.route.targets[0]

@@ -20,7 +20,7 @@ from xrouter.store.engine import StoreError, create_engine, describe, reason, wr
 if TYPE_CHECKING:
     from alembic.config import Config
 
-NEWEST: Final = "0005"  # the version of the schema that this program needs; the last one of migrations/versions
+NEWEST: Final = "0006"  # the version of the schema that this program needs; the last one of migrations/versions
 _UPGRADES: Final = 0x78726F75746572  # "xrouter": their turn, apart from that of other writers, who need not wait
 _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025

@@ -277,3 +277,18 @@ idempotent_answers: Final = Table(
     Index(None, "created_at_us"),
     sqlite_with_rowid=False,
 )
+
+# Inference requests under an Idempotency-Key; xrouter/store/idempotent_requests.py. No answer can be read here.
+idempotent_requests: Final = Table(
+    "idempotent_requests",
+    metadata,
+    Column("owner", String(64), primary_key=True),  # the hash of the key that asked
+    Column("name_digest", String(64), primary_key=True),  # SHA-256 of the Idempotency-Key
+    Column("request_digest", String(64), nullable=False),  # SHA-256 of endpoint and body
+    Column("generation_id", String(30), nullable=False),  # the only one under this name that may be charged
+    Column("holder", String(26), nullable=False),  # the process that runs it: holders.id
+    Column("sealed", Text, nullable=True),  # the answer, a JWE; NULL: none yet, a stream, or too large
+    Column("created_at_us", BigInteger, nullable=False),
+    Index(None, "created_at_us"),
+    sqlite_with_rowid=False,
+)
