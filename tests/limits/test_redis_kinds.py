@@ -63,66 +63,6 @@ async def test_a_password(tmp_path: Path) -> None:
         await wrong.aclose()
 
 
-class Sentinels:
-    """A master, a replica and one sentinel that watches them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.master = RedisServer(folder)
-        self.master.start()
-        self.replica = RedisServer(folder, "--replicaof", "127.0.0.1", str(self.master.port))
-        self.replica.start()
-        self.port = free_port()
-        config = folder / "sentinel.conf"
-        config.write_text(
-            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
-            f"sentinel monitor main 127.0.0.1 {self.master.port} 1\n"
-            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
-        )
-        self.process = subprocess.Popen(["redis-server", str(config), "--sentinel"], stdout=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.master.stop()
-        self.replica.stop()
-
-
-@pytest.fixture
-def sentinels(tmp_path: Path) -> Iterator[Sentinels]:
-    found = Sentinels(tmp_path)
-    yield found
-    found.stop()
-
-
-async def test_f11_a_failover(sentinels: Sentinels) -> None:
-    """The master dies under a sentinel: away for as long as the sentinel takes, then the old replica counts on."""
-    store = await started(f"redis+sentinel://127.0.0.1:{sentinels.port}/main")
-    async with asyncio.timeout(60):
-        while store.degraded or sentinels.replica.client().info("replication")["master_link_status"] != "up":
-            await asyncio.sleep(0.05)
-        await admitted(store, [THREE])
-        while int(sentinels.replica.client().exists(THREE.key)) == 0:
-            await asyncio.sleep(0.02)
-        while len(sentinels_know(sentinels)) == 0:
-            await asyncio.sleep(0.1)
-        sentinels.master.kill()
-        left = 2
-        while left:
-            try:
-                left -= await admitted(store, [THREE])
-            except StoreDown:
-                await asyncio.sleep(0.02)
-    assert not await admitted(store, [THREE]), "the replica had the first one, so only two were left"
-    await store.aclose()
-
-
-def sentinels_know(sentinels: Sentinels) -> list[object]:
-    import redis
-
-    client = redis.Redis(host="127.0.0.1", port=sentinels.port, decode_responses=True)
-    return list(client.sentinel_slaves("main"))
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[RedisServer]]:
     """Three masters, each with a third of the slots."""
@@ -175,6 +115,14 @@ async def test_a_cluster(cluster: list[RedisServer]) -> None:
     assert (await store.admit("s", [slot])).admitted
     assert sum(len(node.client().keys("xrl:*")) > 0 for node in cluster) >= 2
     await store.aclose()
+
+
+def test_what_is_wrong_with_an_address_is_said() -> None:
+    for count in ("0", "10", "-1", "one", ""):
+        with pytest.raises(ValueError, match="whole number from 1 to 9"):
+            open_client(f"redis://:CANARY@h/0?replicas={count}&x=")
+    with pytest.raises(ValueError, match="cluster's nodes are not waited for"):
+        open_client("redis+cluster://:CANARY@h?replicas=1")
 
 
 def test_sentinels_are_named_by_host_and_port() -> None:

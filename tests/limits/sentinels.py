@@ -1,0 +1,57 @@
+"""A Redis that fails over: a master, its replica, and a sentinel that watches them. All are killed and frozen by pid."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import redis
+from kit.redis_server import RedisServer, free_port
+
+
+class Sentinels:
+    """A master, a replica and one sentinel that watches them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.master = RedisServer(folder)
+        self.master.start()
+        self.replica = RedisServer(folder, "--replicaof", "127.0.0.1", str(self.master.port))
+        self.replica.start()
+        self.port = free_port()
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor main 127.0.0.1 {self.master.port} 1\n"
+            "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n"
+        )
+        self.process = subprocess.Popen(["redis-server", str(config), "--sentinel"], stdout=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.master.stop()
+        self.replica.stop()
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.port}/main"
+
+    def wait_until_whole(self) -> None:
+        """The replica follows, and the sentinel knows it: before that there is nothing to fail over to."""
+        sentinel = redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True)
+        deadline = time.monotonic() + 60
+        with sentinel, self.replica.client() as replica:
+            while True:
+                linked = replica.info("replication")["master_link_status"] == "up"
+                if linked and [one for one in sentinel.sentinel_slaves("main") if one["master-link-status"] == "ok"]:
+                    return
+                assert time.monotonic() < deadline, "the replica did not come up"
+                time.sleep(0.05)
+
+    def fail_over(self) -> None:
+        """Wait until the replica is the master, then start the old one again, which the sentinel makes a replica of it."""
+        deadline = time.monotonic() + 60
+        with self.replica.client() as replica:
+            while replica.info("replication")["role"] != "master":
+                assert time.monotonic() < deadline, "the sentinel did not fail over"
+                time.sleep(0.05)
+        self.master.start()
