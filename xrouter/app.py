@@ -19,7 +19,7 @@ from xrouter.explain.explanation import Explanation
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.ledger.ledger import Ledger
-from xrouter.ledger.opening import open_ledger, retention_of
+from xrouter.ledger.opening import journal_of, open_ledger, retention_of
 from xrouter.limits.open import open_limits
 from xrouter.limits.store import LimitStore
 from xrouter.observe.logs import LogWriter
@@ -114,13 +114,14 @@ class Gateway:
         """Open the store, start the parts. Raises StoreError, StoreUnavailable, or what a filter's start() raises."""
         if self.settings.admin.token.reveal():
             self._administration()
-        self._engine = await open_store(self.settings.store)
+        self._engine = await open_store(self.settings.store, sound=True)
         self._keys = KeyRing(self._engine, self.world)
         await self._keys.start()
         self._ledger = open_ledger(
             self._engine,
             self.world,
             lease_s=self.settings.ledger.hold_lease_s,
+            journal=journal_of(self.settings.ledger),
             retention=retention_of(self.settings.ledger),
         )
         await self._ledger.start()

@@ -151,6 +151,7 @@ class ModelSettings:
 class Ledger:
     hold_lease_s: float = 60.0
     keep_holds_days: int | None = 90  # of holds that have ended; None: for ever
+    journal: str | None = None  # the folder where settlements wait for the store; None: ledger/opening.py says which
     keep_details_days: int | None = 365  # of generations: attempts, times, who asked; charges do not depend on them
 
 

@@ -40,6 +40,11 @@ def retention_of(settings: LedgerSettings) -> Prune:
     return Prune(_days(settings.keep_holds_days), _days(settings.keep_details_days))
 
 
+def journal_of(settings: LedgerSettings) -> Path | None:
+    """The folder that the configuration names."""
+    return None if settings.journal is None else Path(settings.journal).absolute()
+
+
 def _days(days: int | None) -> int | None:
     return None if days is None else days * _DAY_US
 

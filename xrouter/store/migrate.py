@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from xrouter.store.engine import StoreError, create_engine, describe, reason, writing
+from xrouter.store.integrity import require_sound
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -26,13 +27,16 @@ _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
 
 
-async def open_store(url: str) -> AsyncEngine:
+async def open_store(url: str, *, sound: bool = False) -> AsyncEngine:
     """The engine for `url` on a schema that this program knows; an empty SQLite database is made ready first.
 
-    Raises StoreError if the database cannot be reached or its schema is another.
+    With `sound`, a SQLite file is looked through for damage, for at most two seconds: before a gateway starts on it.
+    Raises StoreError if the database cannot be reached, is damaged, or its schema is another.
     """
     engine = create_engine(url)
     try:
+        if sound:
+            await require_sound(engine)
         if engine.dialect.name == "sqlite" and await _is_empty(engine):
             await upgrade(engine)
         await require_current(engine)
@@ -79,6 +83,26 @@ async def upgrade(engine: AsyncEngine) -> tuple[str | None, str]:
             raise StoreError(f"the store {describe(engine)} was made by a newer version of xrouter (schema {before})")
         await connection.run_sync(_run)
     return before, NEWEST
+
+
+async def downgrade(engine: AsyncEngine, to: str) -> tuple[str | None, tuple[str, ...]]:
+    """Take the schema back to the version `to`, in one transaction, for an older program.
+
+    Returns the version before and what each step has lost. Raises StoreError for a version that is not an earlier one.
+    """
+    async with writing(engine, turn=_UPGRADES) as connection:
+        before = await connection.run_sync(_revision)
+        lost = losses(before, to)
+        await connection.run_sync(_run_down, to)
+    return before, lost
+
+
+def losses(found: str | None, to: str) -> tuple[str, ...]:
+    """What the database loses from the version `found` down to `to`, a sentence for each step, the first step first."""
+    known = sorted(_known())
+    if found not in known or to not in known or to >= found:
+        raise StoreError(f"from schema {found or 'none'} there is no way back to {to}; known are {', '.join(known)}")
+    return tuple(_losses()[revision] for revision in reversed(known) if to < revision <= found)
 
 
 async def _is_empty(engine: AsyncEngine) -> bool:
@@ -130,6 +154,14 @@ def _run(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
+def _run_down(connection: Connection, to: str) -> None:
+    from alembic import command
+
+    config = _config()
+    config.attributes["connection"] = connection
+    command.downgrade(config, to)
+
+
 def _config() -> "Config":
     from alembic.config import Config
 
@@ -143,3 +175,10 @@ def _known() -> frozenset[str]:
     from alembic.script import ScriptDirectory
 
     return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
+def _losses() -> dict[str, str]:
+    """Of each migration, what is lost by taking it back; each says it as `LOSES`."""
+    from alembic.script import ScriptDirectory
+
+    return {script.revision: script.module.LOSES for script in ScriptDirectory.from_config(_config()).walk_revisions()}

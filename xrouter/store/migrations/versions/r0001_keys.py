@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "0001"
 down_revision: str | None = None
+LOSES = "all keys"
 
 
 def upgrade() -> None:
@@ -38,3 +39,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name="pk_revisions"),
     )
     op.bulk_insert(revisions, [{"name": "keys", "value": 0}])
+
+
+def downgrade() -> None:
+    op.drop_table("revisions")
+    op.drop_table("api_keys")

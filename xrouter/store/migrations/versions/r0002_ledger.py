@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "0002"
 down_revision: str | None = "0001"
+LOSES = "all money: accounts, entries, holds, generations, prices, sums of usage"
 
 _SYSTEM_ACCOUNTS = ("@revenue", "@promotions", "@adjustments", "@provider_cost", "@providers")
 
@@ -172,6 +173,15 @@ def upgrade() -> None:
 
     _insert_system_accounts()
     _forbid_changes_of_entries()
+
+
+def downgrade() -> None:
+    for name in (
+        "usage_days", "usage_hours", "key_usage", "prices", "generations", "holders", "holds", "entries", "accounts",
+    ):  # fmt: skip
+        op.drop_table(name)
+    if op.get_bind().dialect.name != "sqlite":
+        op.execute("DROP FUNCTION entries_append_only()")
 
 
 def _insert_system_accounts() -> None:

@@ -5,6 +5,7 @@ from alembic import op
 
 revision = "0003"
 down_revision: str | None = "0002"
+LOSES = "the answers kept for an Idempotency-Key of the account's API: a request that is repeated is done again"
 
 
 def upgrade() -> None:
@@ -29,3 +30,9 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_idempotent_answers_created_at_us", "idempotent_answers", ["created_at_us"])
+
+
+def downgrade() -> None:
+    op.drop_table("idempotent_answers")
+    op.drop_index("ix_entries_refunds", "entries")
+    op.drop_index("ix_entries_given", "entries")

@@ -6,6 +6,7 @@ from alembic import op
 
 revision = "0004"
 down_revision: str | None = "0003"
+LOSES = "the views for SQL; no data"
 
 
 def upgrade() -> None:
@@ -15,6 +16,14 @@ def upgrade() -> None:
         op.execute(f"CREATE VIEW {name} AS {' UNION ALL '.join(selects)}")
     if not sqlite:
         _forbid_changes(_views(sqlite=False))
+
+
+def downgrade() -> None:
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    for name in _views(sqlite=sqlite):
+        op.execute(f"DROP VIEW {name}")
+    if not sqlite:
+        op.execute("DROP FUNCTION view_is_read_only()")
 
 
 def _forbid_changes(views: Iterable[str]) -> None:
