@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 _BUSY_TIMEOUT_S: Final = 5.0  # how long a writer of SQLite waits for the one before it
+_CLIENT_BUSY_TIMEOUT_S: Final = 1.0  # where a client waits for it (F14)
 _POOL_TIMEOUT_S: Final = 5.0  # how long a caller waits for a connection
 _BEGIN: Final = "xrouter_begin"
 _WRITES_ON_SQLITE: Final = {_BEGIN: "BEGIN IMMEDIATE"}
@@ -22,20 +23,21 @@ class StoreError(Exception):
     """The database cannot be used as it is. The message is for the operator and names no password."""
 
 
-def create_engine(url: str) -> AsyncEngine:
+def create_engine(url: str, *, serving: bool = False) -> AsyncEngine:
     """The engine for `sqlite:///file` (relative to the working directory, or absolute) or `postgresql://…`.
 
-    Nothing is connected yet. Raises StoreError for a URL that cannot work.
+    `serving`: clients wait for what it does, so that it fails where a command would wait: for SQLite's lock, or for an
+    answer of PostgreSQL. Nothing is connected yet. Raises StoreError for a URL that cannot work.
     """
     scheme = url.partition(":")[0]
     try:
         match scheme:
             case "sqlite":
-                return _sqlite(make_url(url))
+                return _sqlite(make_url(url), _CLIENT_BUSY_TIMEOUT_S if serving else _BUSY_TIMEOUT_S)
             case "postgresql":
                 from xrouter.store.pg_engine import create_pg_engine  # only who uses it pays for its import
 
-                return create_pg_engine(url)
+                return create_pg_engine(url, serving=serving)
     except (ArgumentError, ValueError):
         raise StoreError(_WRITTEN) from None
     raise StoreError(f"a store is sqlite or postgresql, not {scheme}" if "://" in url else _WRITTEN)
@@ -76,7 +78,7 @@ async def writing(engine: AsyncEngine, *, turn: int = WRITERS) -> AsyncIterator[
             yield connection
 
 
-def _sqlite(url: URL) -> AsyncEngine:
+def _sqlite(url: URL, busy_timeout_s: float) -> AsyncEngine:
     if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         raise StoreError("a store in memory would lose its keys and its money; write sqlite:///file")
     folder = Path(url.database).absolute().parent
@@ -87,7 +89,7 @@ def _sqlite(url: URL) -> AsyncEngine:
         hide_parameters=True,
         pool_timeout=_POOL_TIMEOUT_S,
         # sqlite3 must not begin transactions by itself: it would leave reads and DDL outside of them.
-        connect_args={"timeout": _BUSY_TIMEOUT_S, "isolation_level": None},
+        connect_args={"timeout": busy_timeout_s, "isolation_level": None},
     )
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "begin", _begin)

@@ -27,15 +27,16 @@ _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
 
 
-async def open_store(url: str, *, sound: bool = False) -> AsyncEngine:
+async def open_store(url: str, *, serving: bool = False) -> AsyncEngine:
     """The engine for `url` on a schema that this program knows; an empty SQLite database is made ready first.
 
-    With `sound`, a SQLite file is looked through for damage, for at most two seconds: before a gateway starts on it.
+    `serving`: it is for a gateway. A SQLite file is then looked through for damage first, for at most two seconds, and no
+    use of the engine waits for long (`create_engine`).
     Raises StoreError if the database cannot be reached, is damaged, or its schema is another.
     """
     engine = create_engine(url)
     try:
-        if sound:
+        if serving:
             await require_sound(engine)
         if engine.dialect.name == "sqlite" and await _is_empty(engine):
             await upgrade(engine)
@@ -46,7 +47,10 @@ async def open_store(url: str, *, sound: bool = False) -> AsyncEngine:
     except BaseException:
         await engine.dispose()
         raise
-    return engine
+    if not serving:
+        return engine
+    await engine.dispose()
+    return create_engine(url, serving=True)
 
 
 async def current(engine: AsyncEngine) -> str | None:

@@ -3,9 +3,10 @@
 import asyncio
 from typing import Any, Final
 
-from sqlalchemy import URL
+from sqlalchemy import URL, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only as await_
 
@@ -15,6 +16,9 @@ from xrouter.store.pg_servers import FAILURES, Connection, PgServers
 POOL_SIZE: Final = 4
 POOL_OVERFLOW: Final = 4
 _POOL_TIMEOUT_S: Final = 1.0  # who waits longer for one is refused (F14)
+# Of one statement for a client, by our own clock: a server that is frozen does not end it by its own. The largest that
+# clients may ask, a month of an account's activity, takes well under a second.
+_CLIENT_ANSWER_TIMEOUT_S: Final = 5.0
 _PING_TIMEOUT_S: Final = 0.8
 _RECYCLE_S: Final = 1800.0  # what a pooler or a firewall has forgotten meanwhile is not met by a request
 _DRIVER: Final = "postgresql+xrouter"
@@ -25,9 +29,10 @@ class PgDialect(PGDialect_asyncpg):
 
     supports_statement_cache = True
 
-    def __init__(self, servers: PgServers, **others: Any) -> None:
+    def __init__(self, servers: PgServers, answer_timeout_s: float | None, **others: Any) -> None:
         super().__init__(**others)  # type: ignore[no-untyped-call]
         self.servers = servers
+        self._answer_timeout_s = answer_timeout_s
 
     def connect(self, *arguments: Any, **settings: Any) -> Any:
         """What SQLAlchemy has read from the engine's URL is left aside: `servers` has read the whole of it."""
@@ -42,18 +47,19 @@ class PgDialect(PGDialect_asyncpg):
         return await_(_ping(self.get_driver_connection(dbapi_connection)))  # type: ignore[no-untyped-call]
 
     async def _connect(self) -> Connection:
-        connection = await self.servers.connect()
+        connection = await self.servers.connect(answer_timeout_s=self._answer_timeout_s)
         # Sums of BIGINT are NUMERIC, and the only ones that are read: integers for us, as they are on SQLite.
         await connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=int, format="text")
         return connection
 
 
-def create_pg_engine(url: str) -> AsyncEngine:
+def create_pg_engine(url: str, *, serving: bool) -> AsyncEngine:
     """Raises ValueError for a URL that cannot work."""
     servers = PgServers(url)
-    return create_async_engine(
+    engine = create_async_engine(
         URL.create(_DRIVER, database=servers.database),
         servers=servers,
+        answer_timeout_s=_CLIENT_ANSWER_TIMEOUT_S if serving else None,
         hide_parameters=True,
         isolation_level="REPEATABLE READ",  # but for `xrouter.store.engine.writing`
         execution_options={"postgresql_readonly": True},
@@ -63,12 +69,23 @@ def create_pg_engine(url: str) -> AsyncEngine:
         pool_recycle=_RECYCLE_S,
         pool_pre_ping=True,
     )
+    event.listen(engine.sync_engine, "handle_error", _give_up)
+    return engine
 
 
 def servers_of(engine: AsyncEngine) -> PgServers:
     dialect = engine.dialect
     assert isinstance(dialect, PgDialect)
     return dialect.servers
+
+
+def _give_up(failure: ExceptionContext) -> None:
+    """A connection that has not answered in time is left at once: its ROLLBACK would wait for the same server."""
+    if isinstance(failure.original_exception, TimeoutError) and failure.connection is not None:
+        driver_connection = failure.connection.connection.driver_connection
+        assert driver_connection is not None
+        driver_connection.terminate()
+        failure.is_disconnect = True
 
 
 async def _ping(connection: Connection) -> bool:

@@ -34,12 +34,14 @@ class PgServers:
         self._urls = [f"postgresql://{user}{at}{host}{tail}" for host in hosts.split(",")]
         self.description = f"postgresql://{user.partition(':')[0]}{at}{hosts or query['host'][0]}/{self.database}"
 
-    async def connect(self) -> Connection:
-        """A connection to the server that takes writes. Raises one of `FAILURES`.
+    async def connect(self, *, answer_timeout_s: float | None = None) -> Connection:
+        """A connection to the server that takes writes; each statement on it gets so long. Raises one of `FAILURES`.
 
         All are tried at once: a server that is frozen or cut off holds up nobody while another one answers.
         """
-        attempts = {asyncio.create_task(_connect(url), name="connecting to PostgreSQL") for url in self._urls}
+        attempts = {
+            asyncio.create_task(_connect(url, answer_timeout_s), name="connecting to PostgreSQL") for url in self._urls
+        }
         failures: list[BaseException] = []
         try:
             while attempts:
@@ -56,10 +58,12 @@ class PgServers:
         raise failures[0]
 
 
-async def _connect(url: str) -> Connection:
+async def _connect(url: str, answer_timeout_s: float | None) -> Connection:
     # asyncpg keeps no prepared statement: a pooler may hand each transaction to another process of the server. PgSession
     # prepares for itself where there is none.
-    return await asyncpg.connect(url, timeout=CONNECT_TIMEOUT_S, statement_cache_size=0)
+    return await asyncpg.connect(
+        url, timeout=CONNECT_TIMEOUT_S, command_timeout=answer_timeout_s, statement_cache_size=0
+    )
 
 
 def _discard(attempt: "asyncio.Task[Connection]") -> None:
