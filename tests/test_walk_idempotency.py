@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from kit.gateway import RunningGateway, new_key, running_gateway
 from kit.hostile import Peer, answer, answering
 from kit.scripted import Scripted, scripted_upstream
 
+from xrouter.store.idempotent_requests import drop_old
 from xrouter.wire import encode_json
 
 ROUNDS = int(os.environ.get("XROUTER_IDEMPOTENT_REQUESTS", "120"))
@@ -247,6 +249,20 @@ async def test_f29_openais_client_sends_a_lost_answer_again_and_pays_once(
     assert answered.choices[0].message.content == TEXT
     assert charges(gateway) == [COST_NANO]
     assert len(upstream.requests) == 1
+
+
+def test_f29_after_a_day_a_name_is_free_and_forgotten(upstream: Scripted, gateway: RunningGateway) -> None:
+    """Fails if claims are kept for ever."""
+    upstream.set(answering(*[WHOLE] * 2))
+    assert send(gateway, "one").status_code == 200
+    day_us = 24 * 3600 * 1_000_000
+    stores.execute(gateway.store, f"UPDATE idempotent_requests SET created_at_us = created_at_us - {day_us}")
+    assert "idempotent-replayed" not in send(gateway, "one").headers
+    stores.execute(gateway.store, f"UPDATE idempotent_requests SET created_at_us = created_at_us - {day_us}")
+    assert gateway.app._engine is not None
+    assert gateway.call(drop_old(gateway.app._engine, int(time.time() * 1e6))) == 1
+    assert claims(gateway) == 0
+    assert charges(gateway) == [COST_NANO] * 2
 
 
 @pytest.mark.parametrize("charged", [True, False])

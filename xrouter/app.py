@@ -173,9 +173,10 @@ class Gateway:
         new.prober.start()
         if old is not None:
             self.metrics.registry.unregister(old.collector)
+        self.metrics.registry.register(new.collector)  # before anything is awaited: another reload may come meanwhile
+        if old is not None:
             old.retired = True
             await old.close_if_done()
-        self.metrics.registry.register(new.collector)
 
     async def explain(self, question: Question) -> Explanation:
         """What would be done with a request, by the configuration that is in force. Nothing is taken, held or sent."""

@@ -32,9 +32,6 @@ class Quota:
         self.parts = Parts(services.ledger, services.world, services.catalog, RecentOutputs(), config.on_store_failure)
         self.idempotency = Idempotency(services)
 
-    async def start(self) -> None:
-        self.idempotency.requests.start()
-
     async def aclose(self) -> None:
         await self.idempotency.requests.aclose()
 

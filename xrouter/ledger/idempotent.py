@@ -51,16 +51,14 @@ class KeptAnswer(Struct, frozen=True):
 
 
 class IdempotentRequests:
-    """Of one process and configuration. `start()` sweeps old claims; `aclose()` ends what is still being tried."""
+    """Of one process and configuration. Who takes claims drops old ones, too; `aclose()` ends what is still being tried."""
 
     def __init__(self, engine: AsyncEngine, ledger: Ledger, world: World) -> None:
         self._engine = engine
         self._ledger = ledger
         self._world = world
         self._tasks: set[asyncio.Task[None]] = set()
-
-    def start(self) -> None:
-        self._own(self._sweep())
+        self._sweeper: asyncio.Task[None] | None = None
 
     async def aclose(self) -> None:
         for task in self._tasks:
@@ -84,6 +82,8 @@ class IdempotentRequests:
         `void`: a settlement for nothing of the generation with this id. Raises Conflict while it runs, or if its answer is
         not kept; Unprocessable if it was another request; StoreUnavailable.
         """
+        if self._sweeper is None:
+            self._sweeper = self._own(self._sweep())
         try:
             return await self._take(claim, void)
         except (asyncio.CancelledError, StoreUnavailable):
@@ -151,12 +151,12 @@ class IdempotentRequests:
 
     async def _sweep(self) -> None:
         while True:
-            await self._world.sleep(_SWEEP_EVERY_S)
             try:
                 while await claims.drop_old(self._engine, self._now_us()):
                     pass
             except _STORE_ERRORS as error:
                 _log.warning("old claims of idempotency keys are dropped later: %s", reason(error))
+            await self._world.sleep(_SWEEP_EVERY_S)
 
     async def _reach(self, work: Awaitable[Taken | None]) -> Taken | None:
         try:
