@@ -23,6 +23,16 @@ DATABASE: Final = "xrouter"
 USER: Final = "xrouter"
 _START_S: Final = 60.0
 _PLAIN_USERS: Final = ("postgres", "nobody")
+# Its input ends when this process does, however. A pid of which /proc tells something else is another's by now.
+_WATCH: Final = """
+read -r nothing
+pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null)
+if [ -n "$pid" ] && grep -q "$1/data" "/proc/$pid/cmdline" 2>/dev/null; then
+    kill -QUIT "$pid" && kill -CONT "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+fi
+rm -rf "$1"
+"""
 _SETTINGS: Final = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -172,15 +182,18 @@ def _send(pid: int, number: int) -> None:
 
 @contextmanager
 def server_folder() -> Iterator[Path]:
-    """A folder that the server's user may write to."""
+    """A folder that the server's user may write to. If this process is killed, the server in it ends, and it goes too."""
     folder = Path(tempfile.mkdtemp(prefix="xrouter-postgres-"))
     plain = as_plain_user()
     if plain:
         os.chown(folder, plain["user"], plain["group"])
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    watch = ["sh", "-c", _WATCH, "watch", str(folder)]
+    # A session of its own: what ends all processes of a terminal or of a group leaves it to its work.
+    with subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """PostgreSQL away, frozen, restarted, promoted, or cutting a connection at the worst moment, with real servers."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from xrouter.store.pg_servers import Connection, PgServers
 from xrouter.world import RealWorld
 
 pytestmark = pytest.mark.postgresql_only
+FAILOVERS = int(os.environ.get("XROUTER_FAILOVERS", "2"))  # 50 take about twelve minutes
 PATIENCE_S = 30.0  # for what takes well under a second on an idle machine
 REFUSED_S = 1.2  # F14: nobody waits longer
 SLACK_S = 12.0  # what a busy machine adds to that
@@ -266,7 +268,7 @@ def assert_charged_once(books: Money, acknowledged: set[str]) -> None:
     assert acknowledged == set(charged)
 
 
-@pytest.mark.parametrize("how", ["killed", "frozen"])
+@pytest.mark.parametrize("how", [("killed", "frozen")[number % 2] for number in range(FAILOVERS)])
 async def test_f15_a_standby_is_promoted_under_load_and_has_all_that_was_acknowledged(
     own_server: PostgresServer, tmp_path: Path, how: str
 ) -> None:
