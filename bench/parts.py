@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
 HERE = Path(__file__).parent
 UPSTREAM_PORT, GATEWAY_PORT, NGINX_PORT = 9100, 9101, 9102
+UPSTREAM = f"http://127.0.0.1:{UPSTREAM_PORT}"
 GATEWAY_CORE, LOAD_CORE = 0, 1
 _NGINX = """
 worker_processes 1; error_log {folder}/error.log; pid {folder}/pid; daemon off;
@@ -82,17 +83,17 @@ def process(command: list[str], **options: object) -> Iterator[subprocess.Popen[
         child.kill()
 
 
-def wait_for(url: str, within_s: float = 20) -> None:
+def wait_for(url: str, within_s: float = 20, look_s: float = 0.05) -> None:
     deadline = time.monotonic() + within_s
     while True:
         try:
-            urlopen(url, timeout=1).close()
+            urlopen(url, timeout=5).close()
         except OSError as error:
             if getattr(error, "code", None) is not None:
                 return  # an HTTP error is an answer
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            time.sleep(look_s)
         else:
             return
 
@@ -111,19 +112,36 @@ def nginx() -> Iterator[Server]:
         config.write_text(_NGINX.format(folder=folder, upstream=UPSTREAM_PORT, port=NGINX_PORT))
         with process(pinned(GATEWAY_CORE, needed("nginx"), "-c", str(config))) as child:
             time.sleep(1)
-            workers = subprocess.run(["pgrep", "-P", str(child.pid)], capture_output=True, text=True).stdout.split()
-            yield Server("nginx", f"http://127.0.0.1:{NGINX_PORT}", tuple(map(int, workers)), {})
+            yield Server("nginx", f"http://127.0.0.1:{NGINX_PORT}", children(child.pid), {})
+
+
+def children(pid: int) -> tuple[int, ...]:
+    return tuple(map(int, subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()))
 
 
 @contextlib.contextmanager
-def gateway(config: Path, name: str = "xrouter", credits: str | None = None) -> Iterator[Server]:
+def gateway(
+    config: Path,
+    name: str = "xrouter",
+    credits: str | None = None,
+    *,
+    port: int = GATEWAY_PORT,
+    python: str = sys.executable,
+    more_environ: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[Server]:
+    """The gateway with a key of its own. Its store is a fresh SQLite file, if `more_environ` names none as BENCH_STORE."""
     with tempfile.TemporaryDirectory() as folder:
         environ = {
             **os.environ,
+            "PYTHONPATH": str(HERE.parent),
             "BENCH_STORE": f"sqlite:///{folder}/bench.db",
-            "BENCH_UPSTREAM": f"http://127.0.0.1:{UPSTREAM_PORT}/v1",
+            "BENCH_HOST": UPSTREAM,
+            "BENCH_UPSTREAM": f"{UPSTREAM}/v1",
+            **(more_environ or {}),
         }
-        xrouter = [sys.executable, "-m", "xrouter.cli"]
+        xrouter = [python, "-m", "xrouter.cli"]
+        subprocess.run([*xrouter, "db", "upgrade", "-c", str(config)], env=environ, capture_output=True, check=True)
         made = subprocess.run(
             [*xrouter, "keys", "create", "-c", str(config), "--name", "bench", "--json"]
             + (["--credits", credits] if credits else []),
@@ -133,11 +151,11 @@ def gateway(config: Path, name: str = "xrouter", credits: str | None = None) -> 
         )
         key = json.loads(made.stdout)["key"]
         with open(f"{folder}/log", "wb") as log:
-            serve = [*xrouter, "serve", "-c", str(config), "--port", str(GATEWAY_PORT)]
+            serve = [*xrouter, "serve", "-c", str(config), "--port", str(port), *options]
             with process(pinned(GATEWAY_CORE, *serve), env=environ, stderr=log) as child:
-                wait_for(f"http://127.0.0.1:{GATEWAY_PORT}/health/ready")
-                url = f"http://127.0.0.1:{GATEWAY_PORT}"
-                yield Server(name, url, (child.pid,), {"Authorization": f"Bearer {key}"})
+                wait_for(f"http://127.0.0.1:{port}/health/ready")
+                pids = (child.pid, *children(child.pid))
+                yield Server(name, f"http://127.0.0.1:{port}", pids, {"Authorization": f"Bearer {key}"})
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,8 @@ class Load:
     bytes: int
     failures: int
     cpu_s: float
+    p50_ms: float
+    p99_ms: float
 
     @property
     def per_s(self) -> float:
@@ -162,15 +182,15 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 {headers}
 wrk.body = [==[{body}]==]
-done = function(summary)
+done = function(summary, latency)
   local e = summary.errors
-  io.write(string.format("RESULT %d %d %d %d\\n", summary.requests, summary.duration, summary.bytes,
-    e.connect + e.read + e.write + e.status + e.timeout))
+  io.write(string.format("RESULT %d %d %d %d %d %d\\n", summary.requests, summary.duration, summary.bytes,
+    e.connect + e.read + e.write + e.status + e.timeout, latency:percentile(50), latency:percentile(99)))
 end
 """
 
 
-def wrk(server: Server, body: str, connections: int, seconds: int) -> Load:
+def wrk(server: Server, body: str, connections: int, seconds: int, path: str = "/v1/chat/completions") -> Load:
     """Load `server` with as much as it takes for `seconds`."""
     headers = "\n".join(f'wrk.headers["{name}"] = "{value}"' for name, value in server.headers.items())
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
@@ -179,14 +199,14 @@ def wrk(server: Server, body: str, connections: int, seconds: int) -> Load:
         before = server.cpu_s()
         run = subprocess.run(
             pinned(
-                LOAD_CORE, needed("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s",
-                "-s", script.name, f"{server.url}/v1/chat/completions",
+                LOAD_CORE, needed("wrk"), "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "--latency",
+                "-s", script.name, f"{server.url}{path}",
             ),
             capture_output=True,
             text=True,
             check=True,
         )  # fmt: skip
-    numbers = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+)", run.stdout)
+    numbers = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)", run.stdout)
     assert numbers, run.stdout
-    requests, micros, size, failures = map(int, numbers.groups())
-    return Load(requests, micros / 1e6, size, failures, server.cpu_s() - before)
+    requests, micros, size, failures, p50_us, p99_us = map(int, numbers.groups())
+    return Load(requests, micros / 1e6, size, failures, server.cpu_s() - before, p50_us / 1000, p99_us / 1000)
