@@ -21,7 +21,7 @@ from xrouter.store.pg_servers import Connection, PgServers
 from xrouter.world import RealWorld
 
 pytestmark = pytest.mark.postgresql_only
-FAILOVERS = int(os.environ.get("XROUTER_FAILOVERS", "2"))  # 50 take about twelve minutes
+FAILOVERS = int(os.environ.get("XROUTER_FAILOVERS", "2"))  # 50 take about eight minutes
 PATIENCE_S = 30.0  # for what takes well under a second on an idle machine
 REFUSED_S = 1.2  # F14: nobody waits longer
 SLACK_S = 12.0  # what a busy machine adds to that
