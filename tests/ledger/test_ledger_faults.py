@@ -18,6 +18,7 @@ from xrouter.ledger.books import SqliteBooks
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import open_ledger
+from xrouter.ledger.operations import TakeBack
 from xrouter.world import RealWorld
 
 
@@ -123,6 +124,22 @@ async def test_f16_without_a_journal_a_settlement_is_put_off_and_nothing_deliver
         await ledger.catch_up()
         assert await books.holds() == {"g1": "settled", "g2": "released"}
         await ledger.aclose()
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_f15_what_a_client_was_told_has_failed_is_taken_back(books: Money, settled: bool) -> None:
+    """The commit came through and its answer did not, and nothing else could be written: 503, and charged all the same.
+
+    Fails where only a hold is released (found by the simulation, seed 300915).
+    """
+    await books.ledger.transfer(grant(10_000))
+    await books.hold("g1", 2_000)
+    if settled:
+        await books.ledger.settle(settlement("g1", 1_000), delivered=False)
+    books.ledger._put_off += [TakeBack("g1", ACCOUNT), TakeBack("g1", ACCOUNT)]  # sent twice, after another lost answer
+    await books.ledger.catch_up()
+    assert (await books.account()).balance_nano == 10_000
+    assert await books.holds() == {"g1": "settled" if settled else "released"}
 
 
 FULL_DISK = """

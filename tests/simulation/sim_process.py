@@ -60,7 +60,7 @@ class Process:
         self.alive = True
         self.born_at = scheduler.time  # monotonic
         self.died_at = float("inf")
-        self.paused_at = float("inf")  # since when it has not run, while it is paused
+        self.pauses: list[float] = []  # when it was paused and went on, in turns
         self.forgotten: set[str] = set()  # generations whose settlement it could write nowhere
         self.renewed_at = float("-inf")  # monotonic, when it last said that it lives
         self.requests: dict[Request, asyncio.Task[None]] = {}
@@ -101,6 +101,24 @@ class Process:
         if left:
             await asyncio.wait(left)
         await self.ledger.aclose()
+
+    def pause(self) -> None:
+        if not self.loop.paused:
+            self.loop.paused = True
+            self.pauses.append(self.loop.time())
+
+    def go_on(self) -> None:
+        if self.loop.paused:
+            self.loop.paused = False
+            self.pauses.append(self.loop.time())
+
+    def ran_s(self, since: float) -> float:
+        """How long it has run from `since` to its death, pauses taken off."""
+        ends = [*self.pauses, self.died_at] if len(self.pauses) % 2 else self.pauses
+        paused = sum(
+            max(0.0, min(end, self.died_at) - max(start, since)) for start, end in zip(*[iter(ends)] * 2, strict=True)
+        )
+        return self.died_at - since - paused
 
     def exit(self) -> None:
         """It has stopped."""

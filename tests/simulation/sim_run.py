@@ -242,7 +242,7 @@ class Run:
         self.upstreams.calm = True
         self.trouble_ended = self.scheduler.time
         for process in self.processes.values():
-            process.loop.paused, process.paused_at = False, float("inf")
+            process.go_on()
             process.loop.fuse = None
         deadline = self.scheduler.time + _LONGEST_S
         while self._under_way or self._deliveries:
@@ -360,12 +360,12 @@ class Run:
                     self.outside.create_task(self._reload(process, chance.choice(self.character.variants)))
 
     def _pause(self, process: Process, chance: random.Random) -> None:
-        process.loop.paused, process.paused_at = True, self.scheduler.time
+        process.pause()
         longest = 3600.0 if self.lease_s > 30 else 5 * self.lease_s
         pause_s = chance.choice((1.0, self.lease_s, 2.5 * self.lease_s, longest))
 
         def resume() -> None:
-            process.loop.paused, process.paused_at = False, float("inf")
+            process.go_on()
             self.trouble_ended = max(self.trouble_ended, self.scheduler.time)
 
         self.outside.call_later(pause_s, resume)

@@ -41,8 +41,10 @@ def _problems(run: "Run") -> Iterator[str]:
         held = {row[0]: row[1] for row in connection.execute("SELECT generation_id, state FROM holds")}
         entries = [dict(row) for row in connection.execute("SELECT * FROM entries")]
         balances = {row[0]: row[1] for row in connection.execute("SELECT name, balance_nano FROM accounts")}
+    taken_back = {entry["generation_id"] for entry in entries if entry["author"] == "the gateway"}
     by_request: dict[str, list[Row]] = {}
     for receipt in receipts:
+        receipt["taken_back"] = receipt["id"] in taken_back
         by_request.setdefault(read_details(receipt["details"]).request_id, []).append(receipt)
     yield from (f"generation {one} is still held" for one, state in held.items() if state == "open")
     yield from (f"the journal {path.name} is left" for path in run.store.journals.iterdir())
@@ -85,7 +87,9 @@ def _of_request(request: Request, mine: list[Row], calls: list[Call], held: dict
         yield f"its client has the whole answer, the receipt says {row['rule']}"
     # A head that a slow client had not taken when the process was stopped: the front writes one without waiting.
     too_slow = request.process.stopping and request.status == 503 and request.plan.slow_s
-    if request.status not in (None, 200) and row["charged_nano"] and not too_slow:
+    if request.status == 200 and row["taken_back"]:
+        yield "it was answered, and its charge was taken back"
+    if request.status not in (None, 200) and row["charged_nano"] and not too_slow and not row["taken_back"]:
         yield f"it was refused with {request.status} and charged {row['charged_nano']}"
     yield from _of_rule(request, row, calls)
     yield from _of_price(request, row)
@@ -97,11 +101,10 @@ def _of_request(request: Request, mine: list[Row], calls: list[Call], held: dict
 def _lost(request: Request) -> bool:
     """Its process has died before it could settle, or could write nowhere to the end."""
     process = request.process
-    ran_until = min(process.died_at, process.paused_at)
     return (
         request.lost
         or request.generation in process.forgotten
-        or (process.was_killed and ran_until - request.ended_at < _SETTLES_S)
+        or (process.was_killed and process.ran_s(request.ended_at) < _SETTLES_S)
     )
 
 

@@ -31,6 +31,7 @@ from xrouter.ledger.operations import (
     RollUp,
     Settled,
     Settlement,
+    TakeBack,
     Transfer,
 )
 from xrouter.ledger.refusals import insufficient
@@ -89,6 +90,9 @@ class Book:
                 return self._open(operation)
             case ReleaseHold():
                 self._release(operation)
+                return None
+            case TakeBack():
+                self._take_back(operation)
                 return None
             case ExtendHold():
                 return self._extend(operation)
@@ -184,6 +188,24 @@ class Book:
         hold = self._hold(operation.generation_id)
         if hold is not None and hold.state == "open":
             self._close(hold, "released")
+
+    def _take_back(self, operation: TakeBack) -> None:
+        self._release(ReleaseHold(operation.generation_id))
+        generation = self._generation(operation.generation_id)
+        if generation is None:
+            return
+        left = generation.charged_nano - self._refunded(generation.id)
+        if left > 0:
+            self._post(
+                "refund",
+                REVENUE,
+                operation.account,
+                left,
+                generation.id,
+                "the answer was never given",
+                "the gateway",
+                None,
+            )
 
     def _close(self, hold: Hold, state: HoldState) -> None:
         self._account_or_empty(hold.account).held_nano -= hold.amount_nano
@@ -299,13 +321,16 @@ class Book:
         generation = self._generation(wanted.generation_id or "")
         if generation is None or generation.account != wanted.account:
             raise NotFound("No charge of this account has this generation id")
-        refunded = self._tables.refunded_nano(generation.id) + sum(
+        if self._refunded(generation.id) + wanted.amount_nano > generation.charged_nano:
+            raise BadRequest("No more can be refunded than was charged", param="amount")
+
+    def _refunded(self, generation_id: str) -> int:
+        """So far, this batch's refunds included."""
+        return self._tables.refunded_nano(generation_id) + sum(
             entry.amount_nano
             for entry in self._entries
-            if entry.kind == "refund" and entry.generation_id == generation.id
+            if entry.kind == "refund" and entry.generation_id == generation_id
         )
-        if refunded + wanted.amount_nano > generation.charged_nano:
-            raise BadRequest("No more can be refunded than was charged", param="amount")
 
     # Rows
 

@@ -32,6 +32,7 @@ from xrouter.ledger.operations import (
     RollUp,
     Settled,
     Settlement,
+    TakeBack,
     Transfer,
 )
 from xrouter.ledger.sweeper import Sweeper
@@ -224,7 +225,8 @@ class Ledger:
                 raise error
             await self._journal.add(settlement)
         except StoreUnavailable:
-            self._put_off.append(settlement if delivered else ReleaseHold(settlement.generation_id))
+            never_given = TakeBack(settlement.generation_id, settlement.account)
+            self._put_off.append(settlement if delivered else never_given)
             raise
         self.journaled += 1
         return Settled(settlement.generation_id, settlement.cost_nano, settlement.cost_nano, 0)

@@ -49,6 +49,15 @@ class ReleaseHold:
     generation_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class TakeBack:
+    """End a hold of a request whose client has been told that it failed; refund it if it turns out to be settled."""
+
+    durable: ClassVar[bool] = True
+    generation_id: str
+    account: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """The end of one generation and what it costs. Token counts are None where nothing was generated.
@@ -129,7 +138,7 @@ class Prune:
     keep_details_us: int | None
 
 
-Operation = OpenHold | ExtendHold | ReleaseHold | Settlement | Transfer | Renew | Expire | RollUp | Prune
+Operation = OpenHold | ExtendHold | ReleaseHold | TakeBack | Settlement | Transfer | Renew | Expire | RollUp | Prune
 
 
 @dataclass(frozen=True, slots=True)

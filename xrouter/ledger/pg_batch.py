@@ -26,6 +26,7 @@ from xrouter.ledger.operations import (
     Result,
     RollUp,
     Settlement,
+    TakeBack,
     Transfer,
 )
 from xrouter.ledger.windows import day_of
@@ -74,6 +75,10 @@ def _touched(operations: Iterable[Operation], at_us: int) -> Touched:
                 keys.add(operation.key_hash)
             case ExtendHold() | ReleaseHold():
                 generations.add(operation.generation_id)
+            case TakeBack():
+                generations.add(operation.generation_id)
+                refunded.add(operation.generation_id)
+                accounts.add(operation.account)
             case Transfer():
                 accounts.add(operation.account)
                 if operation.idempotency_key is not None:
@@ -92,7 +97,7 @@ def _touched(operations: Iterable[Operation], at_us: int) -> Touched:
                     drop_holds_before = first_generation_id(at_us - keep_holds_us)
                 if keep_details_us is not None:
                     drop_details_before = first_generation_id(at_us - keep_details_us)
-        if isinstance(operation, Settlement | Transfer):
+        if isinstance(operation, Settlement | Transfer | TakeBack):
             accounts |= _SYSTEM
     return Touched(
         generations=frozenset(generations),
