@@ -85,7 +85,7 @@ def entries(path: Path) -> list[int]:
 def test_f44_a_backup_under_load_is_one_proven_state_with_all_that_was_committed_before(
     sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Seen to fail where the file is copied as it is (shutil.copyfile): the entries in the write-ahead log are not in it."""
+    """A plain copy of the file lacks what is in the write-ahead log."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     restored = elsewhere / "restored.db"

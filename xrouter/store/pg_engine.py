@@ -16,8 +16,7 @@ from xrouter.store.pg_servers import FAILURES, Connection, PgServers
 POOL_SIZE: Final = 4
 POOL_OVERFLOW: Final = 4
 _POOL_TIMEOUT_S: Final = 1.0  # who waits longer for one is refused (F14)
-# Of one statement for a client, by our own clock: a server that is frozen does not end it by its own. The largest that
-# clients may ask, a month of an account's activity, takes well under a second.
+# Of one statement for a client, by our own clock: a server that is frozen does not end it by its own.
 _CLIENT_ANSWER_TIMEOUT_S: Final = 5.0
 _PING_TIMEOUT_S: Final = 0.8
 _RECYCLE_S: Final = 1800.0  # what a pooler or a firewall has forgotten meanwhile is not met by a request
