@@ -1,0 +1,199 @@
+"""docs/performance.md's tables, between its marks, and its plots, from what the measurements left in .run/bench/.
+
+python bench/report.py
+"""
+
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import plots
+from peers import HOME, PEERS
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = DOCS / "performance.md"
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+OURS, DEBIAN, SHARED = "xrouter", "xrouter, Debian's Python", "xrouter, PostgreSQL + Redis"
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    middle = f"{statistics.median(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float], digits: int = 3) -> str:
+    """Of figures of the same turn; nothing where the other served nothing."""
+    each = [our / their for our, their in zip(ours, theirs, strict=True) if their]
+    return spread(each, digits) if each else "served none"
+
+
+def table(*rows: Sequence[str]) -> Iterator[str]:
+    yield "| " + " | ".join(rows[0]) + " |"
+    yield "|" + "---|" * len(rows[0])
+    for row in rows[1:]:
+        yield "| " + " | ".join(row) + " |"
+
+
+def requests(row: Any) -> Iterator[str]:
+    per_s = row["requests/s"]
+    cpu = row["CPU µs a request"]
+    lines = [["server", "requests/s", "against nginx", "CPU µs a request", "resident MB", "failures"]]
+    lines += [
+        [
+            name,
+            spread(values, 0),
+            ratio(values, per_s["nginx"]),
+            spread(cpu[name], 0),
+            spread(row["resident MB"][name], 0),
+            f"{sum(row['failures'][name]):.0f}",
+        ]
+        for name, values in per_s.items()
+    ]
+    yield from table(*lines)
+    yield ""
+    others = [name for name in ("sglang-router", "portkey", "litellm") if name in per_s]
+    yield from table(
+        ["requests/s against", *others],
+        *([ours, *(ratio(per_s[ours], per_s[other], 2) for other in others)] for ours in (OURS, DEBIAN, SHARED)),
+    )
+
+
+def streams(row: Any) -> Iterator[str]:
+    for how, said in (
+        ("separate", "one write a chunk, as models send them"),
+        ("burst", "all chunks of a stream at once"),
+    ):
+        per_s = row[f"chunks/s, {how}"]
+        lines = [[f"chunks/s, {said}", "chunks/s", "against nginx", "CPU µs a chunk"]]
+        for name, values in per_s.items():
+            dialect = next((d for d in ("GigaChat", "YandexGPT") if d in name), "OpenAI")
+            dialect = "GigaChat" if name == "gpt2giga" else dialect
+            against = ratio(values, per_s[f"nginx, {dialect}'s chunks"])
+            lines.append([name, spread(values, 0), against, spread(row[f"CPU µs a chunk, {how}"][name])])
+        yield from table(*lines)
+        yield ""
+
+
+def latency(row: Any) -> Iterator[str]:
+    kinds = ("whole p50 ms", "whole p99 ms", "first byte p50 ms", "first byte p99 ms")
+    lines = [["added at 100 requests/s, ms", "answer p50", "answer p99", "first byte p50", "first byte p99"]]
+    for name in row[kinds[0]]:
+        if name == "no gateway":
+            lines.append(["(no gateway: the whole time)", *(spread(row[kind][name]) for kind in kinds)])
+            continue
+        cells = []
+        for kind in kinds:
+            pairs = zip(row[kind][name], row[kind]["no gateway"], strict=True)
+            cells.append(spread([through - direct for through, direct in pairs]))
+        lines.append([name, *cells])
+    yield from table(*lines)
+
+
+def sustained(row: Any) -> Iterator[str]:
+    lines = [["1 000 requests/s", "seconds", "share of a core", "resident MB", "p99 ms", "errors"]]
+    for name in row["CPU share"]:
+        share = f"{statistics.median(row['CPU share'][name]) * 100:.0f} %"
+        rest = (spread(row[kind][name], 0) for kind in ("resident MB after", "p99 ms", "errors"))
+        lines.append([name, spread(row["seconds"][name], 0), share, *rest])
+    yield from table(*lines)
+
+
+def idle(row: Any) -> Iterator[str]:
+    lines = [
+        ["open silent streams", "kB each", "share of a core", "p99 ms of others before", "p99 ms of others beside"]
+    ]
+    for name, number in row["streams"].items():
+        lines.append(
+            [
+                f"{number[0]:.0f}",
+                spread(row["kB each"][name], 1),
+                f"{row['CPU share of their idling'][name][0] * 100:.1f} %",
+                spread(row["p99 ms of others, without"][name], 1),
+                spread(row["p99 ms of others, with"][name], 1),
+            ]
+        )
+    yield from table(*lines)
+
+
+def large(row: Any) -> Iterator[str]:
+    lines = [["beside 100 small requests/s", "CPU ms each", "p99 ms of the small ones", "errors"]]
+    for name, p99 in row["p99 ms of others"].items():
+        cpu, errors = row["CPU ms each"].get(name), row["errors"].get(name, [0])
+        lines.append([name, spread(cpu, 1) if cpu else "", spread(p99, 1), f"{errors[0]:.0f}"])
+    yield from table(*lines)
+
+
+def start(row: Any) -> Iterator[str]:
+    yield from table(["start to ready", "seconds"], *([name, spread(v)] for name, v in row["seconds"].items()))
+    yield ""
+    for name in row["seconds"]:
+        dearest = list(row[f"import ms, {name}"].items())[:4]
+        yield (
+            f"Dearest imports of {name}, ms: "
+            + ", ".join(f"{p} {statistics.median(ms):.0f}" for p, ms in dearest)
+            + "."
+        )
+        yield ""
+
+
+TITLES = {
+    "requests": ("Whole answers, as many as it can", requests),
+    "streams": ("Streams, 64 at a time, 200 chunks each", streams),
+    "latency": ("Added latency", latency),
+    "sustained": ("A steady thousand", sustained),
+    "idle": ("Silent streams", idle),
+    "large": ("Large bodies, answers and chunks", large),
+    "start": ("Start", start),
+}
+
+
+def page(results: Any) -> Iterator[str]:
+    machine = results["machine"]
+    yield (
+        f"{machine['cores']} shared cores ({machine['processor']}), Linux {machine['kernel']}, Python {machine['python']}, "
+        f"nginx {machine['nginx']}, commit {machine['commit']}. "
+        + ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+        + "."
+    )
+    absent = results["absent"]
+    yield (
+        "Every peer was measured."
+        if not absent
+        else "Not measured: " + "; ".join(f"{k}: {v}" for k, v in absent.items())
+    )
+    for name, (title, rows) in TITLES.items():
+        if name in results["rows"]:
+            yield ""
+            yield f"### {title}"
+            yield ""
+            yield from rows(results["rows"][name]["figures"])
+            if name == "requests":
+                yield ""
+                yield "![requests a second](performance-throughput.svg)"
+            if name == "latency" and (HOME / "latency.json").exists():
+                yield ""
+                yield "![latencies](performance-latency.svg)"
+
+
+def main() -> None:
+    results = json.loads((HOME / "results.json").read_text())
+    text = PAGE.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    tables = "\n".join(page(results)).replace("\n\n\n", "\n\n")
+    PAGE.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
+    if "requests" in results["rows"]:
+        plots.throughput(results["rows"]["requests"]["figures"]["requests/s"], DOCS / "performance-throughput.svg")
+    if (HOME / "latency.json").exists():
+        samples = json.loads((HOME / "latency.json").read_text())["whole"]
+        shown = {name: values for name, values in samples.items() if name == "no gateway" or name not in PEERS}
+        shown |= {name: values for name, values in samples.items() if name in PEERS}
+        plots.distribution(shown, DOCS / "performance-latency.svg", "ms to a whole answer at 100 requests/s")
+    if (HOME / "soak.json").exists():
+        plots.course(json.loads((HOME / "soak.json").read_text()), DOCS / "performance-soak.svg")
+
+
+if __name__ == "__main__":
+    main()
