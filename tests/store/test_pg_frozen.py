@@ -23,7 +23,7 @@ def own_server() -> Iterator[PostgresServer]:
 async def test_f14_an_answer_that_does_not_come_ends_the_connection(
     own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Frozen while a transaction is open, where no ping is sent: the answer has a deadline, and so has the ROLLBACK after it."""
+    """Frozen while a transaction is open, where no ping is sent: the answer and the ROLLBACK have deadlines."""
     monkeypatch.setattr(pg_engine, "_CLIENT_ANSWER_TIMEOUT_S", 0.5)
     engine = await open_store(own_server.new_database("template_schema"), serving=True)
     async with asyncio.timeout(PATIENCE_S):
