@@ -62,7 +62,13 @@ class Bench:
             await inner(scope["xrouter"], send)
 
         loaded = settings()
-        services = SimpleNamespace(settings=loaded, world=self.world, catalog=Catalog(loaded), ledger=self.books.ledger)
+        services = SimpleNamespace(
+            settings=loaded,
+            world=self.world,
+            catalog=Catalog(loaded),
+            ledger=self.books.ledger,
+            store=self.books.engine,
+        )
         return Quota(app, Quota.Config(**config), services)  # type: ignore[arg-type]
 
     async def request(
