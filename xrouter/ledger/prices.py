@@ -134,12 +134,15 @@ def read_sheet(rates: str) -> tuple[Rates, Rates | None]:
     return sheet.price, sheet.cost
 
 
-@dataclass(frozen=True, slots=True)
-class PriceQuote:
-    """The prices of one request's targets, fixed at its admission. `images`: how many the request holds."""
+class PriceQuote(msgspec.Struct):
+    """The prices of one request's targets, fixed at its admission. `images`: how many the request holds.
+
+    An answer's cost is asked for by the answer itself, the settlement and the log: the last one is kept (`_costed`).
+    """
 
     prices: Mapping[Target, PricedModel]
     images: int = 0
+    _costed: tuple[Usage, Target, int] | None = None
 
     def of(self, target: Target | None) -> PricedModel:
         """The price of what `target` serves; the first target's if none did."""
@@ -150,14 +153,21 @@ class PriceQuote:
     def cost(self, usage: Usage, target: Target | None = None) -> int:
         """Nanocredits for `usage` at `target`; without one, at the dearest of all: what a hold goes by."""
         if target is not None:
-            return self.of(target).rates.cost(usage, self.images)
+            known = self._costed
+            if known is not None and known[0] is usage and known[1] is target:
+                return known[2]
+            nano = self.of(target).rates.cost(usage, self.images)
+            self._costed = (usage, target, nano)
+            return nano
         return max(price.rates.cost(usage, self.images) for price in self.prices.values())
 
     def most(self, input_tokens: int, output_tokens: int) -> int:
         """The most that so many tokens can cost at any target, whatever part of the output is reasoning."""
+        plain = Usage(input_tokens, output_tokens)
+        reasoned = Usage(input_tokens, output_tokens, reasoning_tokens=output_tokens)
         return max(
-            self.cost(Usage(input_tokens, output_tokens)),
-            self.cost(Usage(input_tokens, output_tokens, reasoning_tokens=output_tokens)),
+            price.rates.cost(reasoned if price.rates.reasoning > price.rates.output else plain, self.images)
+            for price in self.prices.values()
         )
 
     def provider_cost(self, usage: Usage, target: Target | None) -> int:
