@@ -7,7 +7,7 @@ CONFIG ?= config/xrouter.yaml
 help:
 	@echo "make run     set up what is needed and serve on 127.0.0.1:8080, with the sandbox for providers without credentials"
 	@echo "make test    set up what the tests need and run every one of them, after the linters"
-	@echo "make bench   the gateway against nginx, which has to be installed, as has wrk"
+	@echo "make bench   the gateway and its peers in turns, a quarter of an hour; rewrites docs/performance.md"
 	@echo "make lint    ruff and mypy"
 	@echo "make lock    renew .ci/*.lock from pyproject.toml"
 	@echo
@@ -25,7 +25,8 @@ test:
 	@sh .ci/test $(TESTS)
 
 bench:
-	@sh .ci/setup run
+	@sh .ci/setup test
+	@sh .ci/servers
 	@sh .ci/bench
 
 lint:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--sustained", type=int, default=60, help="seconds at 1 000 requests/s (default: %(default)s)")
     parser.add_argument("--report", action="store_true", help="write docs/performance.md and its plots, too")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the servers end too
     os.sched_setaffinity(0, {LOAD_CORE})
     peers.HOME.mkdir(parents=True, exist_ok=True)
     bench = Bench(args.rounds, args.seconds, args.idle, args.sustained)

@@ -85,6 +85,9 @@ def latency(row: Any) -> Iterator[str]:
             continue
         cells = []
         for kind in kinds:
+            if any(row[f"errors, {kind.rpartition(' p')[0]}"][name]):
+                cells.append("not measured: errors")
+                continue
             pairs = zip(row[kind][name], row[kind]["no gateway"], strict=True)
             cells.append(spread([through - direct for through, direct in pairs]))
         lines.append([name, *cells])
@@ -138,6 +141,29 @@ def start(row: Any) -> Iterator[str]:
         yield ""
 
 
+def overload(figures: Any) -> Iterator[str]:
+    kinds = ("good/s", "of the peak", "p50 ms", "p99 ms", "failures")
+    lines = [["load", "good answers/s", "of the peak", "p50 ms", "p99 ms", "failures"]]
+    for name, row in figures.items():
+        digits = {"of the peak": 2}
+        lines.append([name, *(f"{row[kind]:.{digits.get(kind, 0)}f}" if kind in row else "" for kind in kinds)])
+    yield from table(*lines)
+
+
+def soak(samples: Any, proof: Any) -> Iterator[str]:
+    kinds = [kind for kind in samples[0] if kind != "seconds"]
+    lines = [["minutes", *kinds]]
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        one = samples[round(share * (len(samples) - 1))]
+        lines.append([f"{one['seconds'] / 60:.1f}", *(f"{one[kind]:.0f}" for kind in kinds)])
+    yield from table(*lines)
+    yield ""
+    verdict = "holds" if proof["ok"] else "FAILS"
+    yield f"The ledger's proof afterwards {verdict}: {proof['entries']} entries, {proof['holds_open']} holds open."
+    yield ""
+    yield "![the soak's course](performance-soak.svg)"
+
+
 TITLES = {
     "requests": ("Whole answers, as many as it can", requests),
     "streams": ("Streams, 64 at a time, 200 chunks each", streams),
@@ -175,6 +201,16 @@ def page(results: Any) -> Iterator[str]:
             if name == "latency" and (HOME / "latency.json").exists():
                 yield ""
                 yield "![latencies](performance-latency.svg)"
+    if (found := _left("overload.json")) is not None:
+        yield from ("", "### Overload", "", *overload(found))
+    if (found := _left("soak.json")) is not None:
+        yield from ("", "### Soak", "", *soak(found, _left("soak-proof.json")))
+
+
+def _left(name: str) -> Any:
+    """What a measurement has left; None if it has not run."""
+    path = HOME / name
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def main() -> None:
