@@ -10,10 +10,12 @@ import pytest
 from kit.gateway import CHAIN, RunningGateway, running_gateway
 from kit.hostile import Peer, answer, answering
 from kit.scripted import Scripted, scripted_upstream
+from kit.serving import command
 from kit.walk import Stream, chat, metric, open_chat, until
 
 from xrouter.config.load import load
 from xrouter.config.settings import Settings
+from xrouter.wire import decode_json
 
 OLD = (
     """
@@ -127,3 +129,75 @@ def test_f19_a_storm_of_reloads_loses_no_request(upstream: Scripted, gateway: Ru
     assert set(statuses) == {200}
     assert len(statuses) > 10
     assert until(lambda: upstream.open <= 3) < 2, "one pool is left"
+
+
+def test_f19_an_upstream_whose_settings_stay_keeps_its_connections(
+    upstream: Scripted, gateway: RunningGateway, tmp_path: Path
+) -> None:
+    """Fails where each configuration builds its own upstreams: the call after the reload makes a second connection."""
+    both = OLD.replace("models:", "models:\n  a/c: {price: free, routes: [{upstream: old, model: m}]}")
+    assert chat(gateway, "a/b", "x").status_code == 200
+    gateway.call(gateway.app.reload(loaded(gateway, upstream, tmp_path, both)))
+    assert chat(gateway, "a/c", "x").status_code == 200
+    assert upstream.connections == 1
+    slower = both.replace('"${URL}"', '"${URL}", queue_s: 7')
+    gateway.call(gateway.app.reload(loaded(gateway, upstream, tmp_path, slower)))
+    until(lambda: upstream.open == 0, timeout_s=10)  # nobody uses the first one's any more
+    assert chat(gateway, "a/c", "x").status_code == 200
+    assert upstream.connections == 2
+
+
+def test_f19_a_token_goes_on_to_be_used(upstream: Scripted, tmp_path: Path) -> None:
+    """Fails where each configuration builds its own upstreams: every reload asks the provider for a token."""
+    giga = OLD.replace(
+        'provider: openai, base_url: "${URL}"',
+        'provider: gigachat, base_url: "${URL}", auth_url: "${URL}/oauth", credentials: Zm9vOmJhcg==',
+    )
+    both = giga.replace("models:", "models:\n  a/c: {price: free, routes: [{upstream: old, model: m}]}")
+
+    async def script(peer: Peer) -> None:
+        while request := await peer.request():
+            token = b"/oauth" in request.split(b"\r\n")[0]
+            body = b'{"access_token":"t","expires_at":4102444800000}' if token else WHOLE
+            peer.send(answer(body, "content-type: application/json"))
+            await peer.drain()
+
+    upstream.set(script)
+    with running_gateway(giga, {"URL": upstream.url}, tmp_path) as gateway:
+        for yaml in (both, giga, both):
+            assert chat(gateway, "a/b", "x").status_code == 200
+            gateway.call(gateway.app.reload(loaded(gateway, upstream, tmp_path, yaml)))
+    assert [b"/oauth" in request.split(b"\r\n")[0] for request in upstream.requests].count(True) == 1
+
+
+def test_f32_a_stream_of_a_key_that_is_revoked_ends_at_its_end(
+    upstream: Scripted, gateway: RunningGateway, tmp_path: Path
+) -> None:
+    """Another process revokes it, and there is no Redis: new requests are refused soon, the stream goes on.
+
+    Fails where the key ring does not follow the store: the key is accepted for as long as the gateway runs.
+    """
+    go_on = threading.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + WORD)
+        await peer.drain()
+        await asyncio.to_thread(go_on.wait, 30)
+        peer.send(WORD + LAST)
+        await peer.drain()
+
+    upstream.set(script)
+    config = str(tmp_path / "xrouter.yaml")
+    environ = {"URL": upstream.url}
+    with open_chat(gateway, "a/b", "x") as response:
+        pieces = response.iter_bytes()
+        body = next(pieces)
+        (key,) = decode_json(command(environ, "keys", "list", "-c", config, "--json").stdout)
+        assert command(environ, "keys", "revoke", "-c", config, key["hash"]).returncode == 0
+        until(lambda: gateway.client.get("/v1/models").status_code == 401, timeout_s=10)
+        go_on.set()
+        body += b"".join(pieces)
+    stream = Stream(response.status_code, response.headers, body)
+    assert stream.text == "word word "
+    assert stream.done

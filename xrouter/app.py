@@ -25,7 +25,7 @@ from xrouter.limits.store import LimitStore
 from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
 from xrouter.observe.snapshots import exposition, merge, take
-from xrouter.providers.upstreams import build_upstreams
+from xrouter.providers.upstreams import Upstream, UpstreamStock
 from xrouter.routing.health import Health
 from xrouter.routing.health_settings import HealthSettings
 from xrouter.routing.probes import Prober
@@ -51,6 +51,7 @@ class _Running:
     """What one loaded configuration has made. Requests that began under it end under it."""
 
     services: Services
+    stock: UpstreamStock  # where its upstreams go back to
     chain: Chain
     edge: Edge
     collector: ServicesCollector
@@ -59,15 +60,22 @@ class _Running:
     explainer: Explainer | None = None  # made for who asks
     requests: int = 0
     retired: bool = False
+    closed: bool = False
 
     async def close_if_done(self) -> None:
+        """Once it is retired and its last request has ended. A filter's failure to close keeps nothing else from it."""
         await self.prober.aclose()
-        if self.retired and self.requests == 0:
+        if not self.retired or self.requests or self.closed:
+            return
+        self.closed = True  # the request that ends last may come here too
+        try:
             if self.explainer is not None:
                 await self.explainer.aclose()
             await self.chain.aclose()
-            for upstream in self.services.upstreams.values():
-                await upstream.credentials.aclose()
+        except Exception as error:  # a filter of the operator's own may fail in any way
+            log.error("a configuration that is no longer in force did not close: %s: %s", type(error).__name__, error)
+        finally:
+            await self.stock.give_back(self.services.upstreams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,7 @@ class Gateway:
         self._limits: LimitStore | None = None
         self._sharing: SharedHealth | None = None
         self._running: _Running | None = None
+        self._stock = UpstreamStock(self.world)
         self._closings: set[asyncio.Task[None]] = set()
         self._admin: ASGIApp | None = None
 
@@ -191,7 +200,7 @@ class Gateway:
                 running.explainer = explainer
             return await running.explainer.explain(question)
         finally:
-            running.requests -= 1
+            self._leave(running)
 
     def refused(self, refusal: Refusal) -> None:
         """The front has answered a request that never became one."""
@@ -209,11 +218,18 @@ class Gateway:
         )
 
     async def _build(self, settings: Settings) -> _Running:
+        upstreams = self._stock.take(settings.upstreams)
+        try:
+            return await self._build_around(upstreams, settings)
+        except BaseException:
+            await self._stock.give_back(upstreams)
+            raise
+
+    async def _build_around(self, upstreams: Mapping[str, Upstream], settings: Settings) -> _Running:
         assert self._engine is not None
         assert self._keys is not None
         assert self._ledger is not None
         assert self._limits is not None
-        upstreams = build_upstreams(settings.upstreams, self.world)
         services = Services(
             settings=settings,
             world=self.world,
@@ -234,7 +250,8 @@ class Gateway:
         await chain.start()
         prober = Prober(upstreams, services.catalog.places(), self.health, self.world, self._leads)
         edge = Edge(chain, self.world, self.log_writer, self.metrics, settings.server.trusted_proxies)
-        return _Running(services, chain, edge, ServicesCollector(services, self.log_writer), wanted, prober)
+        collector = ServicesCollector(services, self.log_writer)
+        return _Running(services, self._stock, chain, edge, collector, wanted, prober)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -267,13 +284,17 @@ class Gateway:
         try:
             await running.edge(scope, receive, send)
         finally:
-            running.requests -= 1
             self.in_flight -= 1
             self.served += 1
-            if running.retired and running.requests == 0:
-                closing = asyncio.create_task(running.close_if_done(), name="closing an old configuration")
-                self._closings.add(closing)
-                closing.add_done_callback(self._closings.discard)
+            self._leave(running)
+
+    def _leave(self, running: _Running) -> None:
+        """A request has ended; the last one of an old configuration closes it."""
+        running.requests -= 1
+        if running.retired and running.requests == 0:
+            closing = asyncio.create_task(running.close_if_done(), name="closing an old configuration")
+            self._closings.add(closing)
+            closing.add_done_callback(self._closings.discard)
 
     async def _prove(self) -> None:
         """Look at the ledger's sums for the metric. While the store does not answer, what was seen last stays."""

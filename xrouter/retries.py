@@ -33,6 +33,14 @@ class RetryBudgetSettings:
             raise ValueError("min_per_s has to be between 0 and 1000")
 
 
+@dataclass(slots=True)
+class _Account:
+    saved: float = _MOST_SAVED
+    last: float = float("-inf")  # monotonic, of the last retry
+    made: int = 0
+    refused: int = 0
+
+
 class RetryBudget:
     """What keeps the retries of one upstream from becoming its storm (fault matrix F04). One process's own.
 
@@ -40,31 +48,40 @@ class RetryBudget:
     seconds come at most max(ratio · n, min_per_s · t) + 3 retries and hedges: the floor is a rate and no second source.
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, account: _Account | None = None) -> None:
         self._world = world
         self._settings = RetryBudgetSettings()
-        self._saved = _MOST_SAVED
-        self._last = float("-inf")  # monotonic, of the last retry
-        self.made = 0
-        self.refused = 0
+        self._account = account or _Account()
+
+    def for_another(self) -> "RetryBudget":
+        """The same account under rules of its own: those of another configuration, while requests go on under this one."""
+        return RetryBudget(self._world, self._account)
+
+    @property
+    def made(self) -> int:
+        return self._account.made
+
+    @property
+    def refused(self) -> int:
+        return self._account.refused
 
     def configure(self, settings: RetryBudgetSettings) -> None:
         self._settings = settings
 
     def earn(self) -> None:
         """A request goes to the upstream for the first time."""
-        if self._saved < _MOST_SAVED:
-            self._saved += self._settings.ratio
+        if self._account.saved < _MOST_SAVED:
+            self._account.saved += self._settings.ratio
 
     def take(self) -> bool:
         """Whether one more retry may be made; it counts as made."""
         now = self._world.monotonic()
-        settings = self._settings
-        earned = self._saved >= 1 - 1e-9  # five times 0.2 is one
-        if not earned and (now - self._last) * settings.min_per_s < 1:
-            self.refused += 1
+        account = self._account
+        earned = account.saved >= 1 - 1e-9  # five times 0.2 is one
+        if not earned and (now - account.last) * self._settings.min_per_s < 1:
+            account.refused += 1
             return False
-        self._saved = max(0.0, self._saved - 1)
-        self._last = now
-        self.made += 1
+        account.saved = max(0.0, account.saved - 1)
+        account.last = now
+        account.made += 1
         return True

@@ -259,6 +259,27 @@ def test_another_instance_takes_over_the_port(alone: Path, sandbox: Sandbox) -> 
         assert set(load.outcomes) == {"200"}
 
 
+def test_f21_new_connections_are_answered_until_a_balancer_has_noticed(config: Path, sandbox: Sandbox) -> None:
+    """SIGTERM is not ready at once, and refuses nobody before `drain_delay_s` has passed. SIGINT cuts the delay short.
+
+    Fails with `drain_delay_s: 0`: the connections that the balancer makes before it has looked again are refused.
+    """
+    config.write_text(config.read_text().replace("drain_s: 5", "drain_s: 5, drain_delay_s: 60"))
+    with (
+        serving(config, sandbox.environ) as gateway,
+        Load(gateway.url, key_of(config), 4, path="/health/live", keep=False) as load,
+    ):
+        gateway.signal(signal.SIGTERM)
+        until(lambda: [worker.state for worker in workers(gateway)] == ["draining"] * 3, "three that drain")
+        assert httpx2.get(gateway.url + "/health/ready").status_code == 503
+        load.passed(60)
+        load.stop()
+        assert set(load.outcomes) == {"200"}
+        for worker in workers(gateway):
+            os.kill(worker.pid, signal.SIGINT)
+        assert gateway.process.wait(60) == 0
+
+
 @contextmanager
 def activated(listener: socket.socket) -> Iterator[Any]:
     """A way to start a process as systemd does for a socket unit: it listens, the process inherits."""

@@ -1,4 +1,7 @@
-"""`xrouter serve`: the gateway. SIGTERM drains, SIGHUP reloads, SIGUSR2 replaces the workers one after the other."""
+"""`xrouter serve`: the gateway.
+
+SIGTERM drains, SIGINT without `server.drain_delay_s`. SIGHUP reloads, SIGUSR2 replaces the workers one after the other.
+"""
 
 import argparse
 import asyncio
@@ -134,8 +137,8 @@ def _run_process(
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _drain, gateway, server)
+        loop.add_signal_handler(signal.SIGTERM, partial(_drain, gateway, server, at_once=False))
+        loop.add_signal_handler(signal.SIGINT, _drain, gateway, server)
         settle_garbage_collection()
         await serve(gateway, server)
 
@@ -146,9 +149,9 @@ def _run_process(
     return 0 if server.started else 1
 
 
-def _drain(gateway: Gateway, server: FrontServer) -> None:
+def _drain(gateway: Gateway, server: FrontServer, *, at_once: bool = True) -> None:
     gateway.draining = True
-    server.stop()
+    server.stop(at_once=at_once)
 
 
 def settle_garbage_collection() -> None:

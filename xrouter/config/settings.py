@@ -27,6 +27,7 @@ class Server:
     workers: int = 1
     reuse_port: bool = False  # another instance may listen at the same address: how a new version takes over
     watch_config: bool = True  # a changed configuration file is loaded; a broken one is refused whole and reported
+    drain_delay_s: float = 0.0  # from SIGTERM until the listener closes: a balancer has to notice first
     drain_s: float = 30.0
     header_timeout_s: float = 10.0  # the whole head of a request must have come by then
     body_timeout_s: float = 30.0  # the longest pause while a body is coming

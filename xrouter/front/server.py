@@ -46,11 +46,14 @@ class FrontServer(uvicorn.Server):
         super().__init__(config)
         self._front = front
         self._drain_s = front.limits.drain_s
+        self._delay_s = front.limits.drain_delay_s
         self.sockets = list(sockets)
         self.running = threading.Event()  # set once the lifespan has started and connections are accepted
         self.on_started: Callable[[], None] = lambda: None  # connections are accepted; never if the lifespan failed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
+        self._stop_wanted = False
+        self._at_once = asyncio.Event()  # nobody has to notice first
 
     @property
     def url(self) -> str:
@@ -76,11 +79,16 @@ class FrontServer(uvicorn.Server):
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _TICK_S)
+        delay_ends = asyncio.get_running_loop().time() + self._delay_s
+        while not self._at_once.is_set() and (left_s := delay_ends - asyncio.get_running_loop().time()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._at_once.wait(), min(left_s, _TICK_S))
+            await self.on_tick(0)
 
     async def on_tick(self, counter: int) -> bool:
         should_exit = await super().on_tick(counter)
         self._front.default_lines = b"".join(b"%s: %s\r\n" % header for header in self.server_state.default_headers)
-        return should_exit
+        return should_exit or self._stop_wanted
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the open requests end, then the app's lifespan.
@@ -111,11 +119,16 @@ class FrontServer(uvicorn.Server):
             task.cancel("the server stops")
         await super().shutdown(sockets)
 
-    def stop(self) -> None:
-        """Take no more connections and end once the open requests are answered. May be called from any thread."""
-        self.should_exit = True
+    def stop(self, *, at_once: bool = True) -> None:
+        """Take no more connections and end once the open requests are answered. May be called from any thread.
+
+        Unless `at_once`, `drain_delay_s` passes first, in which everything is answered as ever (fault matrix F21).
+        """
+        self._stop_wanted = True
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stopping.set)
+            if at_once:
+                self._loop.call_soon_threadsafe(self._at_once.set)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

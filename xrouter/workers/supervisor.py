@@ -70,6 +70,8 @@ class _Worker:
     frames: Frames = field(default_factory=Frames)
     outbox: bytearray = field(default_factory=bytearray)
     pulse: Pulse | None = None
+    served: bool = False  # whether it served when it was told to stop
+    silent: bool = False  # it has closed its end of the channel
     successor_of: "_Worker | None" = None  # in a rolling restart: who is stopped when this one serves
 
 
@@ -163,10 +165,14 @@ class Supervisor:
 
     def _spawn(self, number: int, successor_of: _Worker | None = None) -> None:
         ours, theirs = socket.socketpair()
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, _HANDLED
+        )  # until the child has no hand on the supervisor's wake-up socket
         pid = os.fork()
         if pid == 0:
             ours.close()
             self._become_worker(theirs, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         theirs.close()
         ours.setblocking(False)
         restarts = self._tallies.restarts.get(number, 0)
@@ -182,6 +188,7 @@ class Supervisor:
             for handled in _HANDLED:
                 signal.signal(handled, signal.SIG_DFL)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes tells the whole group
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             for worker in self._workers:
                 worker.channel.close()
             if self._door is not None:
@@ -207,7 +214,8 @@ class Supervisor:
 
     def _buried(self, worker: _Worker, code: int) -> None:
         self._read_channel(worker)  # what it had said before it died
-        self._selector.unregister(worker.channel)
+        if not worker.silent:
+            self._selector.unregister(worker.channel)
         worker.channel.close()
         self._workers.remove(worker)
         if worker.pulse is not None:
@@ -216,7 +224,8 @@ class Supervisor:
             self._reload.waiting.discard(worker)
             self._decide_reload()
         if worker.state == "draining" or self._stop_by is not None:
-            self._failed |= code != 0 and self._stop_by is not None
+            told_while_starting = not worker.served and code in (-signal.SIGTERM, -signal.SIGINT)
+            self._failed |= code != 0 and self._stop_by is not None and not told_while_starting
             return
         log.error("worker %d (pid %d) has ended with %s", worker.number, worker.pid, _end(code))
         if self._announce is not None and worker.state == "starting":
@@ -224,8 +233,11 @@ class Supervisor:
             self._stop()
             return
         if worker.successor_of is not None and worker.state == "starting":
-            self._rolling.clear()  # the old one goes on serving
-            return
+            self._rolling.clear()
+            if worker.successor_of in self._workers:
+                return  # it goes on serving
+        if any(other.successor_of is worker for other in self._workers):
+            return  # the one that is starting takes its place
         self._tallies.restarted(worker.number)
         young = time.monotonic() - worker.born < _YOUNG_S
         pause_s = min(_FIRST_PAUSE_S * 2 ** min(worker.restarts, 10), _LONGEST_PAUSE_S) if young else 0.0
@@ -234,17 +246,18 @@ class Supervisor:
     def _stop(self) -> None:
         if self._stop_by is not None:
             return
-        self._stop_by = time.monotonic() + self._settings.server.drain_s + _SETTLE_S
+        server = self._settings.server
+        self._stop_by = time.monotonic() + server.drain_delay_s + server.drain_s + _SETTLE_S
         self._listener.close()  # or what comes while the workers drain would wait for nobody
         self._due.clear()
         self._rolling.clear()
         for worker in self._workers:
-            self._drain(worker)
+            self._drain(worker, signal.SIGTERM)
 
-    def _drain(self, worker: _Worker) -> None:
-        worker.state = "draining"
+    def _drain(self, worker: _Worker, number: signal.Signals) -> None:
+        worker.served, worker.state = worker.state == "serving", "draining"
         with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGTERM)
+            os.kill(worker.pid, number)
 
     def _roll(self) -> None:
         """Replace the workers one after the other, each by one that serves before the old one drains."""
@@ -299,6 +312,9 @@ class Supervisor:
             while data := worker.channel.recv(1 << 16):
                 for body in worker.frames.feed(data):
                     self._heard(worker, messages.to_supervisor.decode(body))
+            if not worker.silent:
+                worker.silent = True
+                self._selector.unregister(worker.channel)  # its end would be readable for ever
 
     def _heard(self, worker: _Worker, message: messages.ToSupervisor) -> None:
         match message:
@@ -325,7 +341,7 @@ class Supervisor:
         if old is not None:
             worker.successor_of = None
             if old in self._workers:
-                self._drain(old)
+                self._drain(old, signal.SIGINT)  # at once: its successor answers at the same address
             self._roll_next()
         if self._announce is not None and all(one.state == "serving" for one in self._workers):
             announce, self._announce = self._announce, None
@@ -336,7 +352,7 @@ class Supervisor:
         self._flush(worker)
 
     def _flush(self, worker: _Worker) -> None:
-        if worker not in self._workers:
+        if worker.silent or worker not in self._workers:
             return
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             while worker.outbox:
