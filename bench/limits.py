@@ -34,14 +34,20 @@ PLACES = {"redis": f"redis://127.0.0.1:{MASTER_PORT}/0", "confirmed": f"redis://
 @contextlib.contextmanager
 def redis() -> Iterator[None]:
     """A master and its replica, both on the load generator's core."""
-    server = [needed("redis-server"), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
+    with tempfile.TemporaryDirectory() as folder, servers(folder):
+        time.sleep(3)
+        yield
+
+
+@contextlib.contextmanager
+def servers(folder: str) -> Iterator[None]:
+    server = [needed("redis-server"), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1", "--dir", folder]
     follows = ["--replicaof", "127.0.0.1", str(MASTER_PORT), "--repl-diskless-sync-delay", "0"]
     quiet = {"stdout": subprocess.DEVNULL}
     with (
         process(pinned(LOAD_CORE, *server, "--port", str(MASTER_PORT)), **quiet),
         process(pinned(LOAD_CORE, *server, "--port", str(REPLICA_PORT), *follows), **quiet),
     ):
-        time.sleep(3)
         yield
 
 
@@ -84,7 +90,8 @@ async def admissions(url: str, seconds: int) -> tuple[list[float], int, int, int
         nonlocal admitted, away
         began = time.perf_counter()
         try:
-            admitted += (await store.admit(f"r{number}", claims)).admitted
+            decision = await store.admit(f"r{number}", claims)
+            admitted += decision.admitted
         except StoreDown:
             away += 1
         times.append(time.perf_counter() - began)

@@ -16,6 +16,7 @@ from xrouter.errors import BadRequest, RateLimited, StoreUnavailable
 from xrouter.events import Usage
 from xrouter.filters.rate_limit import RateLimit
 from xrouter.filters.token_count import TokenCount
+from xrouter.ledger.credits_left import NANO, CreditsLeft
 from xrouter.limits.limit import Decision
 from xrouter.limits.memory import MemoryStore
 from xrouter.limits.rules import LimitSettings
@@ -61,7 +62,11 @@ class Drive:
             server=Server(workers=self.workers),
         )
         self.services = SimpleNamespace(
-            settings=self.settings, world=self.world, catalog=Catalog(self.settings), limits=self.store
+            settings=self.settings,
+            world=self.world,
+            catalog=Catalog(self.settings),
+            limits=self.store,
+            ledger=SimpleNamespace(credits_left=CreditsLeft()),
         )
         config = RateLimit.Config(self.on_store_failure, self.limits)  # type: ignore[arg-type]
         self.token_count = TokenCount(self._innermost, TokenCount.Config(), self.services)
@@ -322,6 +327,40 @@ async def test_openrouter_s_rule_for_free_variants() -> None:
     drive = Drive(limits=free)
     assert await drive.admitted(25, body={"model": "a/b:free"}) == 20
     assert await drive.admitted(25, body={"model": "a/b"}) == 25
+
+
+async def test_a_limit_per_credit_follows_what_the_key_has_left() -> None:
+    rule = LimitSettings(per="key", requests="1/second", per_credit=True, most=500)
+    drive = Drive(limits=(rule,))
+    left = drive.services.ledger.credits_left
+    assert headers(await drive.ask(key="new"))["x-ratelimit-limit"] == "500", "not known yet: the ledger will say it"
+    for credits, allowed in ((7, 7), (0, 1), (-3, 1), (10**6, 500)):
+        left.note("k", credits * NANO + NANO // 2)
+        assert await drive.admitted(510) == allowed
+        drive.world.advance(2)
+    left.note("k", 7 * NANO)
+    await drive.admitted(7)
+    left.note("k", 5 * NANO)  # what has been used counts on under the smaller limit
+    error = await drive.refusal()
+    assert error.message == "The limit key.requests.1/second/credit is reached: 5 requests in 1 second"
+    left.note("k", 9 * NANO)
+    assert await drive.admitted(5) == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"per_credit": True},
+        {"most": 5},
+        {"per_credit": True, "most": 0},
+        {"per_credit": True, "most": 5, "per": "ip"},
+        {"per_credit": True, "most": 5, "concurrency": 2},
+        {"per_credit": True, "most": 5, "strategy": "token_bucket", "burst": 2},
+    ],
+)
+def test_a_limit_per_credit_that_cannot_be(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="per_credit"):
+        LimitSettings(**{"per": "key", "requests": "1/second", **fields})
 
 
 async def test_a_limit_for_some_tiers() -> None:

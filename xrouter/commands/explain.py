@@ -18,6 +18,7 @@ from xrouter.errors import XRouterError
 from xrouter.explain.explainer import Explainer, Question
 from xrouter.explain.explanation import Explanation, as_text
 from xrouter.filters.base import Services
+from xrouter.ledger.credits_left import CreditsLeft
 from xrouter.ledger.direct import apply_once
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.operations import HoldGranted, OpenHold
@@ -96,6 +97,13 @@ def _of_the_gateway(settings: Settings, question: Question) -> Explanation | Non
     return msgspec.json.decode(answer.content, type=Explanation)
 
 
+class _NoLedger:
+    """Nobody but who only looks asks for a ledger here, and of what keys have left nothing has been heard."""
+
+    def __init__(self) -> None:
+        self.credits_left = CreditsLeft()
+
+
 async def _of_the_configuration(settings: Settings, question: Question) -> Explanation:
     world = RealWorld()
     engine = await open_store(settings.store)
@@ -110,7 +118,7 @@ async def _of_the_configuration(settings: Settings, question: Question) -> Expla
         catalog=Catalog(settings),
         store=engine,
         keys=keys,
-        ledger=cast(Ledger, None),  # nobody but who only looks asks for one
+        ledger=cast(Ledger, _NoLedger()),
         upstreams=build_upstreams(settings.upstreams, world),
         health=Health(world),
         limits=limits,

@@ -49,7 +49,8 @@ class Explainer:
         looking = replace(
             services,
             limits=self._limits,
-            ledger=cast(Ledger, LookingLedger(look, self._limits)),  # what filters ask of one is there
+            # What filters ask of one is there.
+            ledger=cast(Ledger, LookingLedger(look, self._limits, services.ledger.credits_left)),
             keys=cast(KeyRing, _Keys(services)),
         )
         self._app, self._filters = filters_around(_reached, services.settings.filters, looking)

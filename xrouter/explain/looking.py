@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from xrouter.ledger.credits_left import CreditsLeft
 from xrouter.ledger.limits import SpendingLimit
 from xrouter.ledger.operations import HoldGranted, OpenHold, Settled, Settlement
 from xrouter.limits.limit import Change, Claim, Decision, Limit, State
@@ -60,9 +61,10 @@ class LookingLimits:
 
 
 class LookingLedger:
-    """Answers holds as the ledger would, and holds nothing. `look` asks it."""
+    """Answers holds as the ledger would, and holds nothing. `look` asks it; `credits_left` are its own."""
 
-    def __init__(self, look: Look, limits: LookingLimits) -> None:
+    def __init__(self, look: Look, limits: LookingLimits, credits_left: CreditsLeft) -> None:
+        self.credits_left = credits_left
         self._look = look
         self._seen = limits.seen
 

@@ -36,11 +36,14 @@ class RateLimit:
         self.rules = Rules(settings.tiers, config.limits)
         if self.rules.need_estimate and not any("estimate" in entry.filter.provides for entry in settings.filters):
             raise ValueError("rate_limit has limits of tokens, models or users; they need the filter token_count")
+        self.credits_left = services.ledger.credits_left
         self.limiter = Limiter(services.limits, config.on_store_failure, settings.server.workers, services.world)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
-        admission = Admission(ctx, self.rules, self.limiter, self.catalog, self.config.assumed_output_tokens)
+        admission = Admission(
+            ctx, self.rules, self.limiter, self.catalog, self.credits_left, self.config.assumed_output_tokens
+        )
         await admission.enter()
         try:
             if ctx.provided("estimate"):  # token_count stands above, so it could not ask

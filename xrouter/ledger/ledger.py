@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar, cast
 from xrouter import ids
 from xrouter.errors import StoreUnavailable, XRouterError
 from xrouter.ledger.books import Books
+from xrouter.ledger.credits_left import CreditsLeft
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.limits import SpendingLimit
 from xrouter.ledger.operations import (
@@ -73,6 +74,7 @@ class Ledger:
         self._owned: set[asyncio.Task[Any]] = set()
         self._sweeper = Sweeper(self, world, lease_s)
         self._closed = False
+        self.credits_left = CreditsLeft()
         self.batches = 0  # committed: a metric, with `operations`
         self.operations = 0
         self.journaled = 0  # settlements that had to go to the journal
@@ -120,10 +122,12 @@ class Ledger:
         wanted = OpenHold(generation_id, account, key_hash, wanted_nano, least_nano, self.holder, quota)
         future = self._submit(wanted)
         try:
-            return cast(HoldGranted, await asyncio.shield(future))
+            granted = cast(HoldGranted, await asyncio.shield(future))
         except (asyncio.CancelledError, StoreUnavailable):
             self._own(self._undo_hold(future, generation_id))
             raise
+        self.credits_left.note(key_hash, granted.payable_nano)
+        return granted
 
     async def look(self, wanted: OpenHold) -> HoldGranted:
         """What a hold would be granted now (`wanted.look`). Raises what `hold` raises."""

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from xrouter.catalog import Catalog
 from xrouter.context import ContractError, RequestContext
 from xrouter.events import Usage
+from xrouter.ledger.credits_left import CreditsLeft
 from xrouter.limits.credits import dearest, from_nano
 from xrouter.limits.headers import Standing, add_headers, refusal, worst_refusal
 from xrouter.limits.limit import Claim, Kind, Limit
@@ -41,6 +42,7 @@ class Admission:
     __slots__ = (
         "_assumed_output",
         "_catalog",
+        "_credits_left",
         "_ctx",
         "_limiter",
         "_rules",
@@ -52,12 +54,19 @@ class Admission:
     )
 
     def __init__(
-        self, ctx: RequestContext, rules: Rules, limiter: Limiter, catalog: Catalog, assumed_output_tokens: int
+        self,
+        ctx: RequestContext,
+        rules: Rules,
+        limiter: Limiter,
+        catalog: Catalog,
+        credits_left: CreditsLeft,
+        assumed_output_tokens: int,
     ) -> None:
         if _ADMISSION in ctx.stash:
             raise ContractError("rate_limit is in the chain twice")
         ctx.stash[_ADMISSION] = self
         self._ctx, self._rules, self._limiter, self._catalog = ctx, rules, limiter, catalog
+        self._credits_left = credits_left
         self._assumed_output = assumed_output_tokens
         self._tier = rules.tier(ctx.principal.tier)
         self._tier_rules = rules.of(ctx.principal.tier)
@@ -122,7 +131,12 @@ class Admission:
         self._standings = pairs
 
     def _claim(self, limit: Limit, amount: int) -> Claim:
-        return Claim(limit, state_key(limit, self._ctx, self._tier), amount)
+        return Claim(self._sized(limit), state_key(limit, self._ctx, self._tier), amount)
+
+    def _sized(self, limit: Limit) -> Limit:
+        if not limit.credits_most:
+            return limit
+        return limit.for_credits(self._credits_left.of(self._ctx.principal.key_id))
 
     def _amount(self, limit: Limit) -> int:
         """What the request takes of a limit in step 2.
@@ -137,7 +151,7 @@ class Admission:
         choices = getattr(self._ctx.call.request, "n", None) or 1
         output = self._assumed_output if cap is None else cap * choices
         prompt = self._of(limit.kind, estimate.input_tokens, 0)
-        return max(prompt, min(self._of(limit.kind, estimate.input_tokens, output), limit.most))
+        return max(prompt, min(self._of(limit.kind, estimate.input_tokens, output), self._sized(limit).most))
 
     def _of(self, kind: Kind, input_tokens: int, output_tokens: int) -> int:
         match kind:

@@ -36,7 +36,8 @@ class Limit:
     """At most `amount` of `kind` in any `window_s` seconds, or at any time if the kind is concurrency.
 
     `burst`: for the token bucket, how much may be taken at once from a full bucket. A `shadow` limit is counted and
-    reported but refuses nothing. `models`: patterns; () is every model. Limits are made once, when the configuration is
+    reported but refuses nothing. `credits_most`: if it is not 0, `amount` is for each credit that the caller has left, and
+    this is the most that it comes to. `models`: patterns; () is every model. Limits are made once, when the configuration is
     loaded, and told apart by identity: comparing ten fields for every request would be time lost.
     """
 
@@ -49,6 +50,7 @@ class Limit:
     burst: int = 0
     shadow: bool = False
     models: tuple[str, ...] = ()
+    credits_most: int = 0
     window_us: int = field(init=False, repr=False)
     code: str = field(init=False, repr=False)  # what limits.lua is told of it
 
@@ -63,12 +65,24 @@ class Limit:
         """The most that can ever be taken at once."""
         return self.burst if self.strategy == "token_bucket" and self.kind != "concurrency" else self.amount
 
+    def for_credits(self, credits: int | None) -> "Limit":
+        """The limit of a caller who has so many whole credits left. None: that is not known, and the most holds."""
+        if not self.credits_most:
+            return self
+        amount = self.credits_most if credits is None else min(self.credits_most, self.amount * max(1, credits))
+        return _sized(self, amount)
+
     def share(self, parts: int) -> "Limit":
         """The same limit for one of `parts` processes that cannot count together; each is left at least 1."""
         return _share(self, parts)
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=10_000)
+def _sized(limit: Limit, amount: int) -> Limit:
+    return replace(limit, amount=amount, burst=amount)
+
+
+@lru_cache(maxsize=10_000)
 def _share(limit: Limit, parts: int) -> Limit:
     return replace(limit, amount=max(1, limit.amount // parts), burst=max(1, limit.burst // parts))
 

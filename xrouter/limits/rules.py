@@ -30,6 +30,8 @@ class LimitSettings:
     models: tuple[str, ...] = ()
     tiers: tuple[str, ...] = ()
     shadow: bool = False
+    per_credit: bool = False
+    most: int | None = None
     name: str | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +43,12 @@ class LimitSettings:
             raise ValueError("concurrency has to be at least 1")
         if self.burst is not None and (self.strategy != "token_bucket" or self.burst < 1):
             raise ValueError("burst is a number of at least 1, and only `strategy: token_bucket` has it")
+        if self.per_credit != (self.most is not None) or (self.most is not None and self.most < 1):
+            raise ValueError("`per_credit: true` and `most`, a number of at least 1, go together")
+        if self.per_credit and (
+            self.per not in ("key", "account") or self.concurrency is not None or self.burst is not None
+        ):
+            raise ValueError("`per_credit` is for rates per key or account, without concurrency and burst")
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise ValueError("a limit's name is up to 100 letters, digits and _ . / -")
 
@@ -61,6 +69,7 @@ class LimitSettings:
                 burst=(self.burst or rate.amount) * unit,
                 shadow=self.shadow,
                 models=self.models,
+                credits_most=(self.most or 0) * unit,
             )
         if self.concurrency is not None:
             name = self._name("concurrency", str(self.concurrency), alone)
@@ -72,7 +81,7 @@ class LimitSettings:
     def _name(self, kind: Kind, text: str, alone: bool) -> str:
         if self.name is not None:
             return self.name if alone else f"{self.name}.{kind}"
-        return f"{self.per}.{kind}.{_slug(text)}"
+        return f"{self.per}.{kind}.{_slug(text)}{'/credit' if self.per_credit else ''}"
 
 
 def _slug(text: str) -> str:
