@@ -167,7 +167,7 @@ def large(figures: Figures, entry: Entry, seconds: int) -> None:
         with_body = big.steady(body, per_s, seconds) if per_s else asyncio.sleep(0, big.answers)
         return await asyncio.gather(small.steady(PLAIN, 100, seconds), with_body)
 
-    base_cpu_s = 0.0
+    base_cpu_s = 0.0  # clock ticks are 10 ms: a difference of a few is noise, so large requests have to be many
     uvloop.run(run(PLAIN, 100))  # to warm up
     for name, (body, per_s) in cases.items():
         before = entry.server.cpu_s()
