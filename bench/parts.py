@@ -98,10 +98,17 @@ def wait_for(url: str, within_s: float = 20, look_s: float = 0.05) -> None:
             return
 
 
+def alive(child: subprocess.Popen[bytes], port: int) -> None:
+    """What answers at `port` is to be `child`, and not another measurement's server, which would be measured in its place."""
+    if child.poll() is not None:
+        raise Missing(f"port {port} is taken: another measurement is running")
+
+
 @contextlib.contextmanager
 def upstream() -> Iterator[None]:
-    with process(pinned(LOAD_CORE, sys.executable, str(HERE / "upstream.py"), str(UPSTREAM_PORT))):
+    with process(pinned(LOAD_CORE, sys.executable, str(HERE / "upstream.py"), str(UPSTREAM_PORT))) as child:
         time.sleep(1)
+        alive(child, UPSTREAM_PORT)
         yield
 
 
@@ -154,6 +161,7 @@ def gateway(
             serve = [*xrouter, "serve", "-c", str(config), "--port", str(port), *options]
             with process(pinned(GATEWAY_CORE, *serve), env=environ, stderr=log) as child:
                 wait_for(f"http://127.0.0.1:{port}/health/ready")
+                alive(child, port)
                 pids = (child.pid, *children(child.pid))
                 yield Server(name, f"http://127.0.0.1:{port}", pids, {"Authorization": f"Bearer {key}"})
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from parts import GATEWAY_CORE, HERE, UPSTREAM, Server, children, needed, pinned, process, wait_for
+from parts import GATEWAY_CORE, HERE, UPSTREAM, Server, alive, children, needed, pinned, process, wait_for
 
 HOME = HERE.parent / ".run" / "bench"
 PLAIN_PYTHON = "/usr/bin/python3.11"  # Debian's, built with profile-guided optimisation
@@ -140,6 +140,7 @@ def running(peer: Peer) -> Iterator[Server]:
         started = pinned(GATEWAY_CORE, *(part.format(config=config) for part in command))
         with process(started, env={**os.environ, **peer.environ}, stdout=log, stderr=log) as child:
             wait_for(f"http://127.0.0.1:{peer.port}/", within_s=90)
+            alive(child, peer.port)
             pids = (child.pid, *children(child.pid))
             yield Server(peer.name, f"http://127.0.0.1:{peer.port}", pids, peer.headers)
 
