@@ -99,7 +99,7 @@ def wait_for(url: str, within_s: float = 20, look_s: float = 0.05) -> None:
 
 
 def alive(child: subprocess.Popen[bytes], port: int) -> None:
-    """What answers at `port` is to be `child`, and not another measurement's server, which would be measured in its place."""
+    """What answers at `port` is to be `child`, not another measurement's server, which would be measured in its place."""
     if child.poll() is not None:
         raise Missing(f"port {port} is taken: another measurement is running")
 
