@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_users_of_every_kind_meet_no_unexpected_error(tmp_path: Path) -> None:
-    """Seen to fail with an edge that ended streams without `[DONE]`."""
+    """A user counts a stream that ends without `[DONE]`, and any answer that it did not ask for, as failed."""
     with (
         running_sandbox(pers_concurrency=50, generations=50) as sandbox,
         running_gateway(CHAIN + UPSTREAMS + MODELS, sandbox.environ, tmp_path) as gateway,
