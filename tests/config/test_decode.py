@@ -153,8 +153,9 @@ tiers: {Free: {requests: [often]}}
         "2:10", "2:25", "2:40", "3:1", "5:35", "5:56", "7:3", "8:25", "9:20", "10:14", "12:24", "13:5", "14:9", "14:27",
     ]  # fmt: skip
     assert found[4] == (
-        "5:35: unknown key 'base_ulr'; known: api_key, auth_url, base_url, concurrency, data_collection, engine, keep_alive_s, "
-        "key_file, loud, probe, provider, proxy, queue_s, quota_rest_s, scope, timeouts, tls, token, wait_s, zdr; did you mean 'base_url'?"
+        "5:35: unknown key 'base_ulr'; known: api_key, auth_url, base_url, concurrency, data_collection, engine, "
+        "keep_alive_s, key_file, loud, probe, provider, proxy, queue_s, quota_rest_s, scope, timeouts, tls, token, wait_s, "
+        "zdr; did you mean 'base_url'?"
     )
 
 

@@ -31,7 +31,9 @@ from xrouter.wire import decode_json, encode_json
 from xrouter.world import RealWorld
 
 _GATEWAY: Final = "as the running gateway sees it"
-_CONFIGURATION: Final = "from the configuration, the store and Redis: no gateway was asked, so health and what is counted in memory are unknown"
+_CONFIGURATION: Final = (
+    "from the configuration, the store and Redis: no gateway was asked, so health and counts in memory are unknown"
+)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
