@@ -55,3 +55,12 @@ class Sentinels:
                 assert time.monotonic() < deadline, "the sentinel did not fail over"
                 time.sleep(0.05)
         self.master.start()
+
+    def part(self) -> None:
+        """The master is cut off from its replica, and clients still reach it.
+
+        Frozen alone, the replica would find in its socket's buffer what the master wrote meanwhile. So the link goes too.
+        """
+        self.replica.freeze()
+        with self.master.client() as master:
+            master.client_kill_filter(_type="replica")
