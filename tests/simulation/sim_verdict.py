@@ -89,7 +89,9 @@ def _of_request(request: Request, mine: list[Row], calls: list[Call], held: dict
     too_slow = request.process.stopping and request.status == 503 and request.plan.slow_s
     if request.status == 200 and row["taken_back"]:
         yield "it was answered, and its charge was taken back"
-    if request.status not in (None, 200) and row["charged_nano"] and not too_slow and not row["taken_back"]:
+    # What the store had done without an answer, and a process that could write nowhere until it was killed would take back.
+    excused = too_slow or row["taken_back"] or request.generation in request.process.forgotten
+    if request.status not in (None, 200) and row["charged_nano"] and not excused:
         yield f"it was refused with {request.status} and charged {row['charged_nano']}"
     yield from _of_rule(request, row, calls)
     yield from _of_price(request, row)
