@@ -18,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import uvloop
-from compare import PLAIN, quantile, ratio
+from clients import quantile
+from measures import PLAIN
 from parts import HERE, LOAD_CORE, gateway, needed, pinned, process, upstream, wrk
+from report import ratio
 
 from xrouter.limits.limit import Claim, Limit
 from xrouter.limits.redis_client import open_client
@@ -116,8 +118,8 @@ def main() -> None:
         for name, url in PLACES.items():
             times, admitted, amount, away = uvloop.run(admissions(url, args.seconds))
             print(
-                f"{name}: an admission at {PER_S} a second: p50 {quantile(times, 0.5):.2f} ms, "
-                f"p99 {quantile(times, 0.99):.2f} ms; admitted {admitted} of {amount}, {away} without an answer"
+                f"{name}: an admission at {PER_S} a second: p50 {quantile(times, 0.5) * 1000:.2f} ms, "
+                f"p99 {quantile(times, 0.99) * 1000:.2f} ms; admitted {admitted} of {amount}, {away} without an answer"
             )
         whole_gateway(args.seconds, args.rounds)
 
