@@ -48,12 +48,22 @@ class Sentinels:
                 time.sleep(0.05)
 
     def fail_over(self) -> None:
-        """Wait until the replica is the master, then start the old one again, which the sentinel makes a replica of it."""
+        """Wait until the replica is the master, then start the old one again, which the sentinel makes a replica of it.
+
+        The sentinel itself has to say so: one that finds the old master back before it has finished gives up, and makes the
+        replica follow what is now an empty server.
+        """
+        sentinel = redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True)
         deadline = time.monotonic() + 60
-        with self.replica.client() as replica:
-            while replica.info("replication")["role"] != "master":
+        with sentinel, self.replica.client() as replica:
+            while (
+                replica.info("replication")["role"] != "master"
+                or int(sentinel.sentinel_get_master_addr_by_name("main")[1]) != self.replica.port
+            ):
                 assert time.monotonic() < deadline, "the sentinel did not fail over"
                 time.sleep(0.05)
+            # One failover is wanted: a busy machine that pauses for half a second is no reason to go back to an empty one.
+            sentinel.sentinel_set("main", "down-after-milliseconds", 60_000)
         self.master.start()
 
     def part(self) -> None:
