@@ -72,6 +72,7 @@ class Ledger:
         self._put_off: deque[Operation] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._owned: set[asyncio.Task[Any]] = set()
+        self._resettling: dict[str, asyncio.Task[Settled]] = {}  # by generation: settlements in trouble, or unattended
         self._sweeper = Sweeper(self, world, lease_s)
         self._closed = False
         self.credits_left = CreditsLeft()
@@ -145,13 +146,16 @@ class Ledger:
         Raises StoreUnavailable if it could be made so nowhere. If the client has a part of the answer (`delivered`), it is
         then settled as soon as the store is back; if it has nothing, it will be told so and its hold is released.
         """
+        under_way = self._resettling.get(settlement.generation_id)
+        if under_way is not None:  # asked again after a cancellation: what becomes of it is told once, to both alike
+            return await asyncio.shield(under_way)
         future = self._submit(settlement)
         try:
             return cast(Settled, await asyncio.shield(future))
         except StoreUnavailable:
-            return await asyncio.shield(self._own(self._settle_again(settlement, delivered)))
+            return await asyncio.shield(self._resettle(settlement, self._settle_again(settlement, delivered)))
         except asyncio.CancelledError:
-            self._own(self._settle_unattended(future, settlement, delivered))
+            self._resettle(settlement, self._settle_unattended(future, settlement, delivered))
             raise
 
     async def release(self, generation_id: str) -> None:
@@ -216,12 +220,12 @@ class Ledger:
 
     async def _settle_unattended(
         self, future: "asyncio.Future[Result]", settlement: Settlement, delivered: bool
-    ) -> Settled | None:
+    ) -> Settled:
         """The one who waited has been cancelled; what he asked for is done all the same."""
         await asyncio.wait((future,))
         if isinstance(future.exception(), StoreUnavailable):
             return await self._settle_again(settlement, delivered)
-        return None
+        return cast(Settled, future.result())
 
     async def _journaled(self, settlement: Settlement, delivered: bool, error: StoreUnavailable) -> Settled:
         try:
@@ -246,6 +250,11 @@ class Ledger:
         await asyncio.wait((future,))
         if future.exception() is None or isinstance(future.exception(), StoreUnavailable):
             await self._release(generation_id)
+
+    def _resettle(self, settlement: Settlement, work: Coroutine[Any, Any, Settled]) -> "asyncio.Task[Settled]":
+        task = self._resettling[settlement.generation_id] = self._own(work)
+        task.add_done_callback(lambda done: self._resettling.pop(settlement.generation_id, None))
+        return task
 
     def _own(self, work: Coroutine[Any, Any, _T]) -> "asyncio.Task[_T]":
         task = asyncio.create_task(work)
