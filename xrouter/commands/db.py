@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from xrouter.commands import db_copy
 from xrouter.config.load import ConfigError, load
 from xrouter.ledger.proof import Proof, prove
 from xrouter.store.amounts import format_credits
@@ -54,6 +55,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         (check_parser, run_check),
         (downgrade_parser, run_downgrade),
         (backup_parser, run_backup),
+        (db_copy.add_parser(commands), db_copy.run),
     ):
         command.add_argument("-c", "--config", type=Path, required=True, metavar="FILE", help="the configuration")
         command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
@@ -91,7 +93,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 async def _check(url: str) -> Proof:
-    engine = await open_store(url)
+    engine = await open_store(url, reading=True)
     try:
         return await prove(engine)
     except (SQLAlchemyError, OSError) as error:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from xrouter.errors import InternalError, StoreUnavailable, XRouterError
 from xrouter.ledger.book import Book, apply_all
 from xrouter.ledger.operations import Operation, Result
+from xrouter.store.engine import moved
 from xrouter.store.ledger import LedgerTables, LostRace
 
 BUSY_TIMEOUT_S: Final = 1.0  # another process writes: nobody waits longer than this for the lock (F14)
@@ -61,6 +62,8 @@ class SqliteBooks:
         except Exception as error:
             # An operation has met a case that its rules do not know. It must not take the others of its batch with it.
             self._close()
+            if moved(error):
+                raise StoreUnavailable(retry_after_s=_RETRY_AFTER_S, detail=f"ledger: {error}") from error
             if len(operations) > 1:
                 return [result for operation in operations for result in self._commit_guarded([operation])]
             if isinstance(error, sqlite3.DatabaseError | LostRace) and not isinstance(error, sqlite3.IntegrityError):

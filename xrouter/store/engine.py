@@ -1,12 +1,14 @@
 """A store's URL → an engine whose transactions mean the same on SQLite and PostgreSQL."""
 
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, event, func, make_url, select
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 _BUSY_TIMEOUT_S: Final = 5.0  # how long a writer of SQLite waits for the one before it
@@ -16,6 +18,7 @@ _BEGIN: Final = "xrouter_begin"
 _WRITES_ON_SQLITE: Final = {_BEGIN: "BEGIN IMMEDIATE"}
 _WRITES_ON_POSTGRESQL: Final = {"isolation_level": "READ COMMITTED", "postgresql_readonly": False}
 WRITERS: Final = 0x7872777269746572  # "xrwriter": the turn of whoever changes rows
+MOVED: Final = "has moved to"  # how the triggers of a store that was left for another one begin to say so
 _WRITTEN: Final = "a store is written sqlite:///file or postgresql://user:password@host/database"
 
 
@@ -93,7 +96,19 @@ def _sqlite(url: URL, busy_timeout_s: float) -> AsyncEngine:
     )
     event.listen(engine.sync_engine, "connect", _set_pragmas)
     event.listen(engine.sync_engine, "begin", _begin)
+    event.listen(engine.sync_engine, "handle_error", _tell_moved)
     return engine
+
+
+def moved(error: BaseException | None) -> bool:
+    """Whether SQLite refused a change because its store was left for another one (xrouter/store/copying/mark.py)."""
+    return isinstance(error, sqlite3.IntegrityError) and f" {MOVED} " in str(error)
+
+
+def _tell_moved(failure: ExceptionContext) -> None:
+    """To SQLite a trigger's refusal is a constraint, which callers may take for a row that is there already."""
+    if moved(failure.original_exception):
+        raise OperationalError(None, None, failure.original_exception, hide_parameters=True) from None
 
 
 def _set_pragmas(connection: Any, record: object) -> None:

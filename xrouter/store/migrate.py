@@ -15,6 +15,7 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from xrouter.store.copying.mark import require_in_use
 from xrouter.store.engine import StoreError, create_engine, describe, reason, writing
 from xrouter.store.integrity import require_sound
 
@@ -27,8 +28,10 @@ _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
 
 
-async def open_store(url: str, *, serving: bool = False) -> AsyncEngine:
+async def open_store(url: str, *, serving: bool = False, reading: bool = False) -> AsyncEngine:
     """The engine for `url` on a schema that this program knows; an empty SQLite database is made ready first.
+
+    `reading`: a store that was moved away from is good enough, and so is one that is being filled. A gateway waits for that.
 
     `serving`: it is for a gateway. A SQLite file is then looked through for damage first, for at most two seconds, and no
     use of the engine waits for long (`create_engine`).
@@ -41,6 +44,8 @@ async def open_store(url: str, *, serving: bool = False) -> AsyncEngine:
         if engine.dialect.name == "sqlite" and await _is_empty(engine):
             await upgrade(engine)
         await require_current(engine)
+        if serving or not reading:
+            await require_in_use(engine, wait=serving)
     except (SQLAlchemyError, OSError) as error:
         await engine.dispose()
         raise StoreError(f"the store {describe(engine)} cannot be opened: {reason(error)}") from error

@@ -1,0 +1,1 @@
+"""Moving a running SQLite store into PostgreSQL: `xrouter db copy` (docs/moving-to-postgresql.md)."""
