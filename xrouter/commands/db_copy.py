@@ -32,6 +32,7 @@ _ROWS_A_SECOND: Final = 20_000
 _BYTES_FOR_BYTE: Final = 1.3
 _DRAW_EVERY_S: Final = 0.2
 _BAR: Final = 30
+_TELL_EVERY_S: Final = 10.0
 
 
 class Estimate(msgspec.Struct, frozen=True):
@@ -80,9 +81,6 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigError, StoreError) as error:
         print(error, file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"{error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-        return 1
     return 0
 
 
@@ -98,13 +96,21 @@ async def _copy(settings: Settings, args: argparse.Namespace) -> None:
             report = await copier.run(resume=args.resume)
         finally:
             progress.close()
-        if args.switch_file is not None:
-            write_private(args.switch_file, to)
         text = report_text(report, _journal(ends.source.path, settings))
+        print(encode_json(report).decode() if args.json else text)
         place = args.report or ends.source.path.with_name(f"{ends.source.path.name}.copied.txt")
-        write_private(place, text)
-        write_private(place.with_name(f"{place.stem}.json"), encode_json(report).decode() + "\n")
-    print(encode_json(report).decode() if args.json else f"{text}This report is in {place}.")
+        files = {place: text, place.with_name(f"{place.stem}.json"): encode_json(report).decode() + "\n"}
+        if args.switch_file is not None:
+            files = {args.switch_file: to, **files}
+        _write(files)
+
+
+def _write(files: dict[Path, str]) -> None:
+    for path, text in files.items():
+        try:
+            write_private(path, text)
+        except OSError as error:
+            raise StoreError(f"the store has moved, but {path} cannot be written: {error.strerror}") from error
 
 
 async def _back(settings: Settings, args: argparse.Namespace) -> None:
@@ -171,40 +177,41 @@ def report_text(report: Report, journal: str) -> str:
 
 
 class Progress:
-    """A bar on a terminal, otherwise a line for each thing that begins. Time is that of the person who watches."""
+    """A bar on a terminal; otherwise a line for each thing that begins, and one now and then. Times are the watcher's."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
         self._draws = out.isatty()
         self._began = time.monotonic()
-        self._drawn = 0.0
+        self._told = self._began
         self._counts_from: tuple[int, float] | None = None  # rows that were there when the counting began, and when
         self._what = ""
 
     def tell(self, step: Step) -> None:
         now = time.monotonic()
         begins, self._what = step.what != self._what, step.what
-        if not self._draws:
-            if begins:
-                print(f"{now - self._began:8.1f} s  {self._text(step, now)}", file=self._out, flush=True)
-        elif begins or now - self._drawn >= _DRAW_EVERY_S:
-            self._drawn = now
-            print(f"\r\x1b[K{self._text(step, now)}", end="", file=self._out, flush=True)
+        if not begins and now - self._told < (_DRAW_EVERY_S if self._draws else _TELL_EVERY_S):
+            return
+        self._told = now
+        rows = self._rows(step, now) if step.total else ""
+        if self._draws:
+            filled = "#" * (_BAR * step.done // max(step.total, 1))
+            bar = f"[{filled:<{_BAR}}] " if step.total else ""
+            print(f"\r\x1b[K{bar}{step.what}{rows}", end="", file=self._out, flush=True)
+        else:
+            print(f"{now - self._began:8.1f} s  {step.what}{rows}", file=self._out, flush=True)
 
     def close(self) -> None:
         if self._draws and self._what:
             print(f"\r\x1b[K{time.monotonic() - self._began:.1f} s", file=self._out, flush=True)
 
-    def _text(self, step: Step, now: float) -> str:
-        if not step.total:
-            return step.what
+    def _rows(self, step: Step, now: float) -> str:
         if self._counts_from is None:
             self._counts_from = step.done, now
         done, began = self._counts_from
         rate = (step.done - done) / max(now - began, 1e-3)
         left = f", {(step.total - step.done) / rate:,.0f} s left" if rate else ""
-        filled = "#" * (_BAR * step.done // step.total)
-        return f"[{filled:<{_BAR}}] {step.done:,} of {step.total:,} rows, {rate:,.0f}/s{left}: {step.what}"
+        return f" ({step.done:,} of {step.total:,} rows, {rate:,.0f}/s{left})"
 
 
 async def _problems(engine: AsyncEngine) -> tuple[str, ...]:

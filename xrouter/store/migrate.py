@@ -3,6 +3,10 @@
 An empty SQLite file is given its schema by whoever opens it first. Everything else waits for `xrouter db upgrade`: a running
 program never changes tables that hold data.
 
+Versions N and N + 1 of the program run side by side on the schema of N + 1 if its migration only adds (F42): a table,
+an index, a column that may be NULL or has a default. Such a migration says `EXPANDS = True`; what is used no more goes in
+a later one. The older program does not have that migration, so the database says which oldest schema's program may go on.
+
 Alembic is imported only where something is migrated: it would be a tenth of a running gateway's memory and start.
 """
 
@@ -11,18 +15,21 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, delete, insert, inspect, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from xrouter.store.copying.mark import require_in_use
 from xrouter.store.engine import StoreError, create_engine, describe, reason, writing
 from xrouter.store.integrity import require_sound
+from xrouter.store.schema import revisions
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import Script
 
 NEWEST: Final = "0006"  # the version of the schema that this program needs; the last one of migrations/versions
+_OLDEST: Final = "oldest_schema"  # the row of `revisions`; it is there only while older programs may go on
 _UPGRADES: Final = 0x78726F75746572  # "xrouter": their turn, apart from that of other writers, who need not wait
 _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
@@ -65,11 +72,15 @@ async def current(engine: AsyncEngine) -> str | None:
 
 
 async def require_current(engine: AsyncEngine) -> None:
-    """Raise StoreError, with the command that helps, unless the database has exactly this program's schema."""
+    """Raise StoreError, with the command that helps, unless the database has this program's schema, or adds to it."""
     found = await current(engine)
     if found == NEWEST:
         return
-    if found is not None and found not in _known():
+    if found is not None and found > NEWEST:
+        async with engine.connect() as connection:
+            oldest = await connection.scalar(select(revisions.c.value).where(revisions.c.name == _OLDEST))
+        if oldest is not None and oldest <= int(NEWEST):
+            return
         raise StoreError(
             f"the store {describe(engine)} was made by a newer version of xrouter (schema {found}; this one knows {NEWEST})"
         )
@@ -91,6 +102,7 @@ async def upgrade(engine: AsyncEngine) -> tuple[str | None, str]:
         if before is not None and before not in _known():
             raise StoreError(f"the store {describe(engine)} was made by a newer version of xrouter (schema {before})")
         await connection.run_sync(_run)
+        await connection.run_sync(_note_oldest, NEWEST)
     return before, NEWEST
 
 
@@ -103,6 +115,7 @@ async def downgrade(engine: AsyncEngine, to: str) -> tuple[str | None, tuple[str
         before = await connection.run_sync(_revision)
         lost = losses(before, to)
         await connection.run_sync(_run_down, to)
+        await connection.run_sync(_note_oldest, to)
     return before, lost
 
 
@@ -179,15 +192,28 @@ def _config() -> "Config":
     return config
 
 
-@cache
-def _known() -> frozenset[str]:
-    from alembic.script import ScriptDirectory
+def _note_oldest(connection: Connection, revision: str) -> None:
+    """Write down which programs may go on with the schema `revision`."""
+    scripts = _scripts()
+    oldest = revision
+    while scripts[oldest].module.__dict__.get("EXPANDS", False):
+        oldest = str(scripts[oldest].down_revision)
+    connection.execute(delete(revisions).where(revisions.c.name == _OLDEST))
+    if oldest != revision:
+        connection.execute(insert(revisions).values(name=_OLDEST, value=int(oldest)))
 
-    return frozenset(script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions())
+
+def _known() -> frozenset[str]:
+    return frozenset(_scripts())
 
 
 def _losses() -> dict[str, str]:
     """Of each migration, what is lost by taking it back; each says it as `LOSES`."""
+    return {revision: script.module.LOSES for revision, script in _scripts().items()}
+
+
+@cache
+def _scripts() -> "dict[str, Script]":
     from alembic.script import ScriptDirectory
 
-    return {script.revision: script.module.LOSES for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    return {script.revision: script for script in ScriptDirectory.from_config(_config()).walk_revisions()}

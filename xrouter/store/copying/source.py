@@ -190,7 +190,7 @@ def _forget(db: sqlite3.Connection) -> None:
 
 
 def _leave(db: sqlite3.Connection, other: str) -> None:
-    """Ends the transaction of `locked`. The notes stay: who was killed after this still has to apply the last ones."""
+    """Ends the transaction of `locked`."""
     sentence = f"this store {MOVED} {other}".replace("'", "''")
     db.execute("UPDATE copying SET phase = 'moved'")
     for table in TABLES:

@@ -33,10 +33,10 @@ class CopiedTable:
 
     @classmethod
     def of(cls, table: Table) -> "CopiedTable":
-        columns = tuple(column.name for column in table.columns)
-        key = tuple(column.name for column in table.primary_key.columns)
+        columns = tuple(str(column.name) for column in table.columns)
+        key = tuple(str(column.name) for column in table.primary_key.columns)
         return cls(
-            name=table.name,
+            name=str(table.name),  # SQLAlchemy's own kind of string until here
             columns=columns,
             key=key,
             key_places=tuple(columns.index(name) for name in key),

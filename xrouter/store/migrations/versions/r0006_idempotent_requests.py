@@ -5,7 +5,6 @@ from alembic import op
 
 revision = "0006"
 down_revision: str | None = "0005"
-LOSES = "the names of requests with an Idempotency-Key: one that is sent again runs and is charged again"
 LOSES = "the answers kept for an Idempotency-Key of inference: a request that is repeated is done, and charged, again"
 
 
