@@ -116,8 +116,11 @@ async def _balances(connection: AsyncConnection) -> AsyncIterator[str]:
             yield f"account {name} has entries but does not exist"
         else:
             yield f"account {name} has the balance {format_credits(balance)}, its entries give {format_credits(nano)}"
-    silent = select(accounts.c.name, accounts.c.balance_nano).where(
-        accounts.c.balance_nano != 0, accounts.c.name.not_in(select(summed.c.name))
+    # Outer joins, never NOT IN: PostgreSQL goes through the whole of a large set anew for each row.
+    silent = (
+        select(accounts.c.name, accounts.c.balance_nano)
+        .outerjoin_from(accounts, summed, summed.c.name == accounts.c.name)
+        .where(accounts.c.balance_nano != 0, summed.c.name.is_(None))
     )
     async for name, balance in await connection.stream(silent):
         yield f"account {name} has the balance {format_credits(balance)}, but no entries"
@@ -144,7 +147,11 @@ async def _held(connection: AsyncConnection) -> AsyncIterator[str]:
         )
         async for owner, held, nano in await connection.stream(query):
             yield f"{kind} {owner} has {format_credits(held)} held, its open holds are {format_credits(nano or 0)}"
-        lost = select(opened.c.name, opened.c.nano).where(opened.c.nano != 0, opened.c.name.not_in(select(name)))
+        lost = (
+            select(opened.c.name, opened.c.nano)
+            .outerjoin_from(opened, table, name == opened.c.name)
+            .where(opened.c.nano != 0, name.is_(None))
+        )
         async for owner, nano in await connection.stream(lost):
             yield f"open holds of {format_credits(nano)} belong to {owner}, which has no row"
 
@@ -202,7 +209,11 @@ async def _charges(connection: AsyncConnection) -> AsyncIterator[str]:
             f" {format_credits(hold)}) and costs {format_credits(cost)}; its entries are charge, overrun, cost, refund ="
             f" {', '.join(map(format_credits, entered))}"
         )
-    orphans = select(posted.c.generation_id).where(posted.c.generation_id.not_in(select(generations.c.id)))
+    orphans = (
+        select(posted.c.generation_id)
+        .outerjoin_from(posted, generations, generations.c.id == posted.c.generation_id)
+        .where(generations.c.id.is_(None))
+    )
     async for (generation,) in await connection.stream(orphans):
         yield f"entries name generation {generation}, which does not exist"
 
