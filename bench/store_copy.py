@@ -146,6 +146,15 @@ async def differences(path: Path, url: str) -> tuple[int, int]:
     return looked, differing
 
 
+async def size_mb(url: str) -> float:
+    connection = await asyncpg.connect(url)
+    try:
+        size: int = await connection.fetchval("SELECT pg_database_size(current_database())")
+        return size / 1e6
+    finally:
+        await connection.close()
+
+
 async def is_filling(url: str) -> bool:
     connection = await asyncpg.connect(url)
     try:
@@ -168,7 +177,7 @@ def run(folder: Path, target: str, generations: int, per_s: float, pg_environ: d
     with gateway(configs["old"], pg_environ) as old:
         answered(old)
         client = Steady(f"http://127.0.0.1:{port}", key, per_s)
-        thread = threading.Thread(target=client.run)
+        thread = threading.Thread(target=client.run, daemon=True)
         thread.start()
         time.sleep(2)
         command = [
@@ -202,6 +211,7 @@ def run(folder: Path, target: str, generations: int, per_s: float, pg_environ: d
             new.terminate()
             new.wait()
     tell(report, used, client.answers, serves - moved)
+    print(f"in PostgreSQL: {asyncio.run(size_mb(target)):,.0f} MB")
     looked, differing = asyncio.run(differences(path, target))
     print(f"compared apart from it: {looked:,} entries and generations, {differing} differences")
     for name in configs:

@@ -56,7 +56,7 @@ def test_the_receipt_tells_each_filters_decision_and_time(gateway: RunningGatewa
     told = {step["filter"]: step["decision"] for step in steps}
     assert told["auth"] == "key test, tier none"
     assert told["body"].endswith(" bytes")
-    assert told["routing"] == "1 targets: giga"
+    assert told["routing"] == "1 target: giga"
     assert told["dispatch"] == "complete after 1 attempt"
     assert all(step["duration_ms"] >= 0 for step in steps[:-1])
 

@@ -123,7 +123,7 @@ class Gateway:
         """Open the store, start the parts. Raises StoreError, StoreUnavailable, or what a filter's start() raises."""
         if self.settings.admin.token.reveal():
             self._administration()
-        self._engine = await open_store(self.settings.store, serving=True)
+        self._engine = await open_store(self.settings.store, serving=True, keep_waiting=lambda: not self.draining)
         self._keys = KeyRing(self._engine, self.world)
         await self._keys.start()
         self._ledger = open_ledger(

@@ -242,6 +242,7 @@ class Billing:
                 self._headers,
                 duration_s=self._parts.world.monotonic() - ctx.started,
                 output_cap=self._output_cap,
+                held_nano=self._held_nano,
             ),
         )
 

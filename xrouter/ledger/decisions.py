@@ -9,6 +9,7 @@ from itertools import pairwise
 import msgspec
 
 from xrouter.context import RequestContext
+from xrouter.store.amounts import format_credits
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -19,16 +20,18 @@ class Decision(msgspec.Struct, frozen=True):
     duration_s: float | None = None
 
 
-def decisions(ctx: RequestContext) -> tuple[Decision, ...]:
-    """One per filter that the request came to, outermost first, `dispatch` last."""
+def decisions(ctx: RequestContext, held_nano: int | None = None) -> tuple[Decision, ...]:
+    """One per filter that the request came to, outermost first, `dispatch` last. `held_nano`: what was set aside for it."""
     steps = ctx.steps
-    made = [Decision(name, _told(name, ctx), round(after - at, 6)) for (name, at), (_, after) in pairwise(steps)]
+    made = [
+        Decision(name, _told(name, ctx, held_nano), round(after - at, 6)) for (name, at), (_, after) in pairwise(steps)
+    ]
     if steps:
-        made.append(Decision(steps[-1][0], _told(steps[-1][0], ctx)))
+        made.append(Decision(steps[-1][0], _told(steps[-1][0], ctx, held_nano)))
     return tuple(made)
 
 
-def _told(name: str, ctx: RequestContext) -> str:
+def _told(name: str, ctx: RequestContext, held_nano: int | None) -> str:
     match name:
         case "auth" if ctx.provided("principal"):
             return f"key {ctx.principal.name or ctx.principal.key_id[:8]}, tier {ctx.principal.tier or 'none'}"
@@ -38,14 +41,19 @@ def _told(name: str, ctx: RequestContext) -> str:
             return f"{len(ctx.call.raw)} bytes"
         case "routing" if ctx.provided("route"):
             targets = [target.upstream for target in ctx.route.targets]
-            return f"{len(targets)} targets: {', '.join(targets[:8])}"
+            return f"{_several(len(targets), 'target')}: {', '.join(targets[:8])}"
         case "token_count" if ctx.provided("estimate"):
-            return f"{ctx.estimate.input_tokens} tokens"
+            return _several(ctx.estimate.input_tokens, "token")
+        case "quota" if held_nano is not None:
+            return f"up to {format_credits(held_nano)} credits are held"
         case "dispatch" if ctx.provided("outcome"):
-            attempts = len(ctx.outcome.attempts)
-            return f"{ctx.outcome.end} after {attempts} {'attempt' if attempts == 1 else 'attempts'}"
+            return f"{ctx.outcome.end} after {_several(len(ctx.outcome.attempts), 'attempt')}"
         case _:
             return "passed"
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _limits(ctx: RequestContext) -> str:

@@ -71,8 +71,9 @@ def details(
     *,
     duration_s: float,
     output_cap: int | None,
+    held_nano: int | None,
 ) -> str:
-    """The details of a request as JSON. `headers` are the request's."""
+    """The details of a request as JSON. `headers` are the request's; `held_nano` is what was held for it, None: nothing."""
     request, app = ctx.call.request, _app(headers)
     record = Details(
         request_id=ctx.request_id,
@@ -86,7 +87,7 @@ def details(
         native_finish_reason=_kept(outcome.native_finish_reason) if outcome else None,
         error=outcome.error.type if outcome and outcome.error else None,
         attempts=tuple(map(_attempt, outcome.attempts[:_MOST_ATTEMPTS])) if outcome else (),
-        decisions=decisions(ctx),
+        decisions=decisions(ctx, held_nano),
         output_cap=output_cap,
         session_id=_kept(ctx.session_id or request.session_id),
         user=_kept(request.user),

@@ -11,6 +11,7 @@ Alembic is imported only where something is migrated: it would be a tenth of a r
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -35,10 +36,13 @@ _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
 
 
-async def open_store(url: str, *, serving: bool = False, reading: bool = False) -> AsyncEngine:
+async def open_store(
+    url: str, *, serving: bool = False, reading: bool = False, keep_waiting: Callable[[], bool] = lambda: True
+) -> AsyncEngine:
     """The engine for `url` on a schema that this program knows; an empty SQLite database is made ready first.
 
-    `reading`: a store that was moved away from is good enough, and so is one that is being filled. A gateway waits for that.
+    `reading`: a store that was moved away from is good enough, and so is one that is being filled. A gateway waits until
+    that is complete, for as long as `keep_waiting` says so.
 
     `serving`: it is for a gateway. A SQLite file is then looked through for damage first, for at most two seconds, and no
     use of the engine waits for long (`create_engine`).
@@ -51,8 +55,8 @@ async def open_store(url: str, *, serving: bool = False, reading: bool = False) 
         if engine.dialect.name == "sqlite" and await _is_empty(engine):
             await upgrade(engine)
         await require_current(engine)
-        if serving or not reading:
-            await require_in_use(engine, wait=serving)
+        if not reading:
+            await require_in_use(engine, keep_waiting if serving else lambda: False)
     except (SQLAlchemyError, OSError) as error:
         await engine.dispose()
         raise StoreError(f"the store {describe(engine)} cannot be opened: {reason(error)}") from error
