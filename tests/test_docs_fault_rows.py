@@ -14,7 +14,7 @@ def table() -> list[str]:
     return [line for line in text.splitlines() if line.startswith("|")][2:]
 
 
-def tests_of(path: Path) -> set[str]:
+def functions_in(path: Path) -> set[str]:
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     return {node.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, functions)}
 
@@ -27,7 +27,7 @@ def test_every_fault_that_is_claimed_has_its_test() -> None:
         assert row, line
         fault, path, name, change, day = row.groups()
         assert f"_{fault.lower()}_" in name, line
-        assert name in tests_of(ROOT / path), line
+        assert name in functions_in(ROOT / path), line
         assert len(change.split()) >= 4, line
         assert datetime.date.fromisoformat(day) <= datetime.datetime.now(tz=datetime.UTC).date(), line
 
