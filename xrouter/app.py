@@ -78,16 +78,12 @@ class _Running:
             await self.stock.give_back(self.services.upstreams)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A configuration that is built and started, and serves nothing yet: `Gateway.commit` it, or close it."""
+    """A configuration that is built and started, and serves nothing yet: `Gateway.commit` it, or `Gateway.drop` it."""
 
     settings: Settings
     running: _Running
-
-    async def aclose(self) -> None:
-        self.running.retired = True
-        await self.running.close_if_done()
 
 
 class Gateway:
@@ -109,6 +105,8 @@ class Gateway:
         self._limits: LimitStore | None = None
         self._sharing: SharedHealth | None = None
         self._running: _Running | None = None
+        self._prepared: set[Prepared] = set()
+        self._closed = False
         self._stock = UpstreamStock(self.world)
         self._closings: set[asyncio.Task[None]] = set()
         self._admin: ASGIApp | None = None
@@ -146,6 +144,9 @@ class Gateway:
         self.metrics.registry.register(self._running.collector)
 
     async def aclose(self) -> None:
+        self._closed = True
+        for prepared in list(self._prepared):
+            await self.drop(prepared)
         if self._running is not None:
             self._running.retired = True
             self._running.requests = 0
@@ -171,10 +172,22 @@ class Gateway:
 
     async def prepare(self, settings: Settings) -> Prepared:
         """The first half of a reload: build and start what `settings` say. Raises what a filter's start() raises."""
-        return Prepared(settings, await self._build(settings))
+        prepared = Prepared(settings, await self._build(settings))
+        self._prepared.add(prepared)
+        if self._closed:
+            await self.drop(prepared)
+            raise RuntimeError("the gateway has stopped")
+        return prepared
+
+    async def drop(self, prepared: Prepared) -> None:
+        """It is not to take over: close it."""
+        self._prepared.discard(prepared)
+        prepared.running.retired = True
+        await prepared.running.close_if_done()
 
     async def commit(self, prepared: Prepared) -> None:
         """The second half: it takes over, and what began under the old configuration ends under it."""
+        self._prepared.discard(prepared)
         old, new = self._running, prepared.running
         self._running, self.settings = new, prepared.settings
         self.health.configure(new.health)
@@ -353,6 +366,8 @@ class Gateway:
             log.error("cannot start: %s", error)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
+        if self.fleet is not None:
+            await self.fleet.built()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.aclose()

@@ -55,6 +55,9 @@ class Alone:
         if self._door is not None:
             self._door.close()
 
+    async def built(self) -> None:
+        """There is nobody to wait for."""
+
     async def reload(self) -> str | None:
         async with self._reloading:
             self._watch.noted()

@@ -16,6 +16,7 @@ from xrouter.workers.messages import (
     Abort,
     AskFleet,
     AskReload,
+    Built,
     Commit,
     Fleet,
     Frames,
@@ -23,6 +24,7 @@ from xrouter.workers.messages import (
     Pulse,
     Ready,
     Reloaded,
+    Serve,
     ToSupervisor,
     frame,
 )
@@ -46,6 +48,7 @@ class SupervisorLink:
         self._prepared: tuple[int, Prepared] | None = None
         self._questions = itertools.count(1)
         self._asked: dict[int, asyncio.Future[Reloaded | Fleet]] = {}
+        self._may_serve = asyncio.Event()
         self._told: Pulse | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -64,6 +67,10 @@ class SupervisorLink:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._writer is not None:
             self._writer.close()
+
+    async def built(self) -> None:
+        self._send(Built())
+        await self._may_serve.wait()
 
     def ready(self) -> None:
         self._send(Ready())
@@ -104,6 +111,7 @@ class SupervisorLink:
         if not self._gateway.draining:
             log.error("the supervisor is gone: this worker drains and ends")
             self._stop()
+        self._may_serve.set()  # or nobody would notice the stop
 
     async def _read(self, reader: asyncio.StreamReader) -> bytes:
         try:
@@ -113,16 +121,21 @@ class SupervisorLink:
 
     async def _heard(self, message: messages.ToWorker) -> None:
         match message:
+            case Serve():
+                self._may_serve.set()
             case Prepare():
                 self._send(messages.Prepared(message.reload, await self._prepare(message)))
             case Commit(reload):
-                if self._prepared is not None and self._prepared[0] == reload:
-                    prepared, self._prepared = self._prepared[1], None
-                    await self._gateway.commit(prepared)
+                prepared, self._prepared = self._prepared, None
+                if prepared is not None and prepared[0] == reload:
+                    await self._gateway.commit(prepared[1])
+                else:  # only what the others had built before this worker was
+                    log.error("this worker cannot build what the others serve by: it drains and ends")
+                    self._stop()
             case Abort(reload):
                 if self._prepared is not None and self._prepared[0] == reload:
-                    prepared, self._prepared = self._prepared[1], None
-                    await prepared.aclose()
+                    prepared, self._prepared = self._prepared, None
+                    await self._gateway.drop(prepared[1])
             case Reloaded(question) | Fleet(question):
                 if question in self._asked and not self._asked[question].done():
                     self._asked[question].set_result(message)

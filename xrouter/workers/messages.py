@@ -14,6 +14,14 @@ from xrouter.observe.snapshots import Snapshot
 _LENGTH_BYTES: Final = 4
 
 
+class Built(msgspec.Struct, tag=True, frozen=True):
+    """The worker could serve, and takes part in reloads from now on. It accepts nothing before it has heard `Serve`."""
+
+
+class Serve(msgspec.Struct, tag=True, frozen=True):
+    """The answer to Built, after what has been agreed since the worker was forked."""
+
+
 class Ready(msgspec.Struct, tag=True, frozen=True):
     """The worker accepts connections."""
 
@@ -94,8 +102,8 @@ class Fleet(msgspec.Struct, tag=True, frozen=True):
     metrics: list[Snapshot]
 
 
-ToSupervisor = Ready | Pulse | Prepared | AskReload | AskFleet
-ToWorker = Prepare | Commit | Abort | Reloaded | Fleet
+ToSupervisor = Built | Ready | Pulse | Prepared | AskReload | AskFleet
+ToWorker = Serve | Prepare | Commit | Abort | Reloaded | Fleet
 
 _encoder: Final = msgspec.json.Encoder()
 to_supervisor: Final = msgspec.json.Decoder(ToSupervisor)
