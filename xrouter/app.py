@@ -14,12 +14,15 @@ from xrouter.catalog import Catalog
 from xrouter.chain import Chain, build_chain
 from xrouter.config.settings import Settings
 from xrouter.edge import Edge
+from xrouter.errors import StoreUnavailable
 from xrouter.explain.explainer import Explainer, Question
 from xrouter.explain.explanation import Explanation
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import journal_of, open_ledger, retention_of
+from xrouter.ledger.operations import Balance
+from xrouter.ledger.transfers import Wish, to_transfer
 from xrouter.limits.open import open_limits
 from xrouter.limits.store import LimitStore
 from xrouter.observe.logs import LogWriter
@@ -30,7 +33,7 @@ from xrouter.routing.health import Health
 from xrouter.routing.health_settings import HealthSettings
 from xrouter.routing.probes import Prober
 from xrouter.routing.shared_open import open_sharing
-from xrouter.store.accounts import Accounts
+from xrouter.store.accounts import Accounts, AccountView
 from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
 from xrouter.upstream.credentials import Credentials
@@ -214,6 +217,24 @@ class Gateway:
             return await running.explainer.explain(question)
         finally:
             self._leave(running)
+
+    async def transfer(self, wish: Wish) -> Balance:
+        """Move credits by hand. Raises BadRequest, NotFound, Unprocessable and StoreUnavailable."""
+        assert self._engine is not None
+        assert self._ledger is not None
+        try:
+            transfer = await to_transfer(self._engine, wish)
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreUnavailable(detail=reason(error)) from error
+        return await self._ledger.transfer(transfer)
+
+    async def account(self, name: str) -> AccountView | None:
+        """What an account has. Raises StoreUnavailable."""
+        assert self._engine is not None
+        try:
+            return await Accounts(self._engine).view(name)
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreUnavailable(detail=reason(error)) from error
 
     def refused(self, refusal: Refusal) -> None:
         """The front has answered a request that never became one."""

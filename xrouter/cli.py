@@ -3,7 +3,7 @@
 import argparse
 import importlib
 import sys
-from typing import Final
+from typing import Final, NoReturn
 
 from xrouter import __version__
 
@@ -22,12 +22,17 @@ _COMMANDS: Final = (
 )
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors are one line; `--help` tells the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code is its own, 2 for a command line that cannot be read."""
     arguments = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
-        prog="xrouter", description="A self-hosted OpenRouter for Russian LLMs.", allow_abbrev=False
-    )
+    parser = _Parser(prog="xrouter", description="A self-hosted OpenRouter for Russian LLMs.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"xrouter {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     wanted = next((word for word in arguments if not word.startswith("-")), None)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kit.keys import write_configuration
 
+from xrouter import cli
 from xrouter.commands import credits, db, keys
 from xrouter.wire import decode_json
 
@@ -90,6 +91,47 @@ def test_an_unknown_account_is_told(xrouter: Command) -> None:
     result = xrouter("credits", "show", "--account", "nobody")
     assert (result.code, result.out) == (1, "")
     assert result.error == "xrouter credits: There is no account 'nobody'; an account begins with its first grant\n"
+
+
+def test_an_adjustment_goes_both_ways_and_begins_no_account(xrouter: Command, tmp_path: Path) -> None:
+    refused = xrouter("credits", "adjust", "--account", "acme", "--amount", "-1", "--reason", "typo")
+    assert (refused.code, refused.error) == (
+        1,
+        "xrouter credits: There is no account 'acme'; an account begins with its first grant\n",
+    )
+    xrouter("credits", "grant", "--account", "acme", "--amount", "5")
+    for _ in range(2):  # sent again, it has happened
+        adjusted = xrouter(
+            "credits", "adjust", "--account", "acme", "--amount", "-7.5", "--reason", "paid twice", "--json",
+            "--idempotency-key", "k",
+        )  # fmt: skip
+        assert adjusted.json["balance"] == "-2.5"
+    assert xrouter("credits", "adjust", "--account", "acme", "--amount", "3", "--reason", "no", "--json").json[
+        "balance"
+    ] == "0.5"  # fmt: skip
+    with sqlite3.connect(tmp_path / "keys.db") as connection:
+        told = connection.execute("SELECT kind, reason, author FROM entries WHERE id = 2").fetchone()
+    connection.close()
+    assert told == ("adjustment", "paid twice", "command line")
+    assert xrouter("db", "check").code == 0
+    assert xrouter("credits", "show", "--account", "@adjustments", "--json").json["balance"] == "4.5"
+
+
+def test_a_refund_of_what_never_was_is_told(xrouter: Command) -> None:
+    result = xrouter("credits", "refund", "--generation", "gen-0", "--reason", "x")
+    assert (result.code, result.error) == (1, "xrouter credits: There is no generation 'gen-0'\n")
+    assert xrouter("credits", "refund", "--generation", "gen-0").code == 2, "a refund has a reason"
+
+
+@pytest.mark.parametrize("argument", ["--amount=NaN", "--amount=-1", "--amuont=1"])
+def test_a_command_line_that_cannot_be_read_is_told_in_one_line(
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["credits", "grant", "-c", str(write_configuration(tmp_path)), "--account", "a", argument])
+    out, error = capsys.readouterr()
+    assert (stopped.value.code, out, error.count("\n")) == (2, "", 1)
+    assert error.startswith("xrouter credits grant: ")
 
 
 def test_a_key_comes_with_credits_or_not_at_all(xrouter: Command, tmp_path: Path) -> None:

@@ -15,24 +15,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from xrouter.admin import credits
+from xrouter.admin.body import read_body
 from xrouter.config.settings import Settings
 from xrouter.errors import (
     BadRequest,
     InternalError,
     MethodNotAllowed,
     NotFound,
-    PayloadTooLarge,
     Unauthorized,
     Unprocessable,
     XRouterError,
 )
 from xrouter.explain.explainer import Question
 from xrouter.explain.explanation import Explanation
-from xrouter.wire import encode_json
+from xrouter.surfaces.base import encode
 from xrouter.workers.fleet import FleetLink
 
 
-class Operated(Protocol):
+class Operated(credits.Purse, Protocol):
     """The gateway, as far as its operator's API goes."""
 
     settings: Settings
@@ -44,7 +45,6 @@ class Operated(Protocol):
 Handler = Callable[[Operated, Request], Awaitable[Any]]
 
 _JSON: Final = "application/json"
-_LARGEST_BYTES: Final = 20 * 1000 * 1000
 _questions: Final = msgspec.json.Decoder(Question)
 
 
@@ -63,6 +63,10 @@ def create_admin(gateway: Operated) -> Starlette:
             Route("/admin/api/reload", guarded(_reload), methods=["POST"]),
             Route("/admin/api/explain", guarded(_explain), methods=["POST"]),
             Route("/admin/api/workers", guarded(_workers), methods=["GET"]),
+            Route("/admin/api/credits", guarded(credits.show), methods=["GET"]),
+            Route("/admin/api/credits/grant", guarded(credits.grant), methods=["POST"]),
+            Route("/admin/api/credits/refund", guarded(credits.refund), methods=["POST"]),
+            Route("/admin/api/credits/adjust", guarded(credits.adjust), methods=["POST"]),
         ],
         exception_handlers={XRouterError: _failed, HTTPException: _unrouted, Exception: _failed},
     )
@@ -80,7 +84,7 @@ async def _reload(gateway: Operated, request: Request) -> dict[str, Any]:
 
 async def _explain(gateway: Operated, request: Request) -> Explanation:
     """What would be done with a request (`Question`), spending nothing. 400 for what is no question."""
-    return await gateway.explain(_question(await _body(request)))
+    return await gateway.explain(_question(await read_body(request)))
 
 
 def _question(body: bytes) -> Question:
@@ -88,16 +92,6 @@ def _question(body: bytes) -> Question:
         return _questions.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"This is no question to explain: {error}") from error
-
-
-async def _body(request: Request) -> bytes:
-    """Raises PayloadTooLarge before more than the bound is read."""
-    read = bytearray()
-    async for piece in request.stream():
-        read += piece
-        if len(read) > _LARGEST_BYTES:
-            raise PayloadTooLarge(f"The request body is larger than {_LARGEST_BYTES} bytes")
-    return bytes(read)
 
 
 async def _workers(gateway: Operated, request: Request) -> dict[str, Any]:
@@ -119,7 +113,7 @@ def _check_token(request: Request, token: str) -> None:
 
 
 def _response(body: Any, status: int = 200) -> Response:
-    return Response(encode_json(body), status, media_type=_JSON, headers={"cache-control": "no-store"})
+    return Response(encode(body), status, media_type=_JSON, headers={"cache-control": "no-store"})
 
 
 def _failed(request: Request, error: Exception) -> Response:

@@ -2,22 +2,20 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from xrouter.store.schema import accounts, entries, generations, holds
+from xrouter.store.schema import accounts, holds
 
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """`granted_nano` are all grants and adjustments, `charged_nano` all charges less refunds."""
+    """What is there, what is set aside of it, and how low it may go."""
 
     name: str
     balance_nano: int
     held_nano: int
     floor_nano: int
-    granted_nano: int
-    charged_nano: int
 
     @property
     def available_nano(self) -> int:
@@ -30,17 +28,9 @@ class Accounts:
 
     async def view(self, name: str) -> AccountView | None:
         """One account; None if nothing was ever posted to it."""
-        credited = _total(entries.c.credit_account == name, entries.c.kind.in_(("grant", "adjustment")))
-        debited = _total(entries.c.debit_account == name, entries.c.kind == "adjustment")
-        charged = select(func.coalesce(func.sum(generations.c.charged_nano), 0)).where(generations.c.account == name)
-        refunded = _total(entries.c.credit_account == name, entries.c.kind == "refund")
-        query = select(
-            accounts.c.balance_nano,
-            accounts.c.held_nano,
-            accounts.c.floor_nano,
-            credited.scalar_subquery() - debited.scalar_subquery(),
-            charged.scalar_subquery() - refunded.scalar_subquery(),
-        ).where(accounts.c.name == name)
+        query = select(accounts.c.balance_nano, accounts.c.held_nano, accounts.c.floor_nano).where(
+            accounts.c.name == name
+        )
         async with self._engine.connect() as connection:
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else AccountView(name, *map(int, row))
@@ -54,7 +44,3 @@ class Accounts:
             query = select(balances.scalar_subquery(), held.scalar_subquery(), opened.scalar_subquery())
             total, in_accounts, in_holds = (await connection.execute(query)).one()
         return abs(int(total)) + abs(int(in_accounts) - int(in_holds))
-
-
-def _total(*conditions: ColumnElement[bool]) -> Select[tuple[int]]:
-    return select(func.coalesce(func.sum(entries.c.amount_nano), 0)).where(*conditions)

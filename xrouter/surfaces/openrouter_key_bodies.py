@@ -4,22 +4,17 @@ OpenRouter's fields, and under `xrouter` what only XRouter's keys have. `workspa
 """
 
 from collections.abc import Callable
-from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from xrouter.errors import BadRequest
-from xrouter.store.amounts import NANO_PER_CREDIT
 from xrouter.store.key import KeyChanges, LimitReset, NewKey
-from xrouter.surfaces.strict_json import decode_object
+from xrouter.surfaces.strict_body import read_amount, read_struct
 from xrouter.surfaces.times import parse_time
 
-_T = TypeVar("_T", bound=Struct)
 _V = TypeVar("_V")
-_MOST_CREDITS: Final = 2**63 // NANO_PER_CREDIT - 1
-_decode_exact: Final = msgspec.json.Decoder(float_hook=Decimal).decode  # 0.1 is a tenth, not the double next to it
 
 
 class KeyExtras(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -59,7 +54,7 @@ class UpdateKey(Struct, forbid_unknown_fields=True, kw_only=True):
 
 def read_new_key(raw: bytes, account: str | None, tier: str | None) -> NewKey:
     """The key that a body describes; `account` and `tier` where it names none. Raises BadRequest, naming the field."""
-    body = _read(raw, CreateKey)
+    body = read_struct(raw, CreateKey)
     if body.creator_user_id is not None or body.external is not None:
         field = "external" if body.external is not None else "creator_user_id"
         raise BadRequest(f"`{field}` is not supported: keys belong to accounts", param=field)
@@ -82,7 +77,7 @@ def read_new_key(raw: bytes, account: str | None, tier: str | None) -> NewKey:
 
 def read_changes(raw: bytes) -> KeyChanges:
     """What a body changes. Raises BadRequest, naming the field."""
-    body = _read(raw, UpdateKey)
+    body = read_struct(raw, UpdateKey)
     if body.workspace_id is not UNSET:
         raise BadRequest("A key stays with its account", param="workspace_id")
     extras = body.xrouter
@@ -99,28 +94,6 @@ def read_changes(raw: bytes) -> KeyChanges:
     if not changes.columns() and body.include_byok_in_limit is UNSET:
         raise BadRequest("The body changes nothing")
     return changes
-
-
-def read_amount(value: object, param: str) -> int:
-    """Nanocredits of a JSON number of credits, exactly. Raises BadRequest for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | Decimal):
-        raise BadRequest(f"`{param}` is a JSON number of credits", param=param)
-    if not 0 <= value <= _MOST_CREDITS:
-        raise BadRequest(f"`{param}` is from 0 to {_MOST_CREDITS} credits", param=param)
-    nano = Decimal(value).scaleb(9)
-    if nano != nano.to_integral_value():
-        raise BadRequest(f"`{param}` has at most 9 decimals", param=param)
-    return int(nano)
-
-
-def _read(raw: bytes, shape: type[_T]) -> _T:
-    decode_object(raw)  # whatever two readers could read differently is refused
-    try:
-        return msgspec.convert(_decode_exact(raw), shape)
-    except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at ")
-        param = place.strip("`").removeprefix("$").removeprefix(".") or None
-        raise BadRequest(f"{message}{f' at `{param}`' if param else ''}", param=param) from None
 
 
 def _given(value: _V | UnsetType | None) -> _V | None:
