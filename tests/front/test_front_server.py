@@ -118,7 +118,8 @@ def test_f21_a_request_that_is_on_its_way_when_the_server_stops_is_answered() ->
             idle.send(GET)
             assert idle.answer().status == 200
         thread = stop(served)
-        assert refused(served)
+        while not refused(served):
+            time.sleep(0.01)
         client.send(GET)
         answer = client.answer()
         assert (answer.status, answer.header("connection")) == (200, "close")
@@ -126,6 +127,34 @@ def test_f21_a_request_that_is_on_its_way_when_the_server_stops_is_answered() ->
         assert other.ends()
         thread.join(10)
         assert not thread.is_alive()
+
+
+def test_f21_a_request_right_after_a_stream_that_outlived_the_stop_is_answered() -> None:
+    """The stream's head had promised to keep the connection. Fails where it is closed at the stream's end."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"first", "more_body": True})
+        begun.set()
+        await asyncio.to_thread(go_on.wait)
+        await send({"type": "http.response.body", "body": b"last"})
+
+    with (
+        ThreadedServer(app, Server(port=0, drain_s=20), lifespan="off") as threaded,
+        RawClient((threaded.host, threaded.port)) as client,
+    ):
+        client.send(GET)
+        assert begun.wait(5)
+        threaded.server.stop()
+        time.sleep(1.2)  # longer than what waits between two requests is kept
+        go_on.set()
+        stream = client.answer()
+        client.send(GET)
+        answer = client.answer()
+        assert client.ends()
+    assert stream.header("connection") is None
+    assert (answer.status, answer.header("connection"), answer.body) == (200, "close", b"firstlast")
 
 
 def test_f21_what_outlives_the_drain_is_answered_for() -> None:

@@ -33,6 +33,7 @@ from xrouter.ids import time_ordered
 from xrouter.world import World
 
 LINGER_S = 1.0
+LAST_REQUEST_S = 1.0  # when the server stops, for a request that is on its way on a kept-alive connection
 BUFFER_BYTES = 64 * 1024  # of a request's body before reading pauses, of an answer before writing pauses
 _WRITE_LOOKS = 4  # how often within write_timeout_s a waiting client's progress is looked at
 
@@ -294,18 +295,22 @@ class Connection(asyncio.Protocol):
     # The server's calls.
 
     def retire(self) -> None:
-        """The server will stop: the next answer says `Connection: close`, or the one that is under way.
+        """The server will stop: the next answer whose head is not written yet says `Connection: close`.
 
-        A connection that waits between two requests is not closed yet: a request may be on its way, and would be lost.
+        A connection that waits between two requests, or will when a stream has ended that began before, has a moment: a
+        request may be on its way, and would be lost.
         """
         self._last = True
         if self._lingering:
             self._close(linger=False)
-        elif self._exchange is not None:
+        elif self._exchange is None:
+            self._since = self._loop.time()
+            self._arm()
+        elif not self._exchange.started:
             self._exchange.keep_alive = False
 
     def shutdown(self) -> None:
-        """The server stops: finish what is under way, take nothing new."""
+        """The server has stopped: finish what is under way, take nothing new."""
         self._last = True
         if self._lingering or (self._phase is HEAD and not self._reader.heard):
             self._close(linger=False)
@@ -318,10 +323,7 @@ class Connection(asyncio.Protocol):
         self._exchange = None
         self._phase = HEAD
         self._since = now = self._loop.time()
-        if self._last:
-            self._close(linger=False)
-        else:
-            self._timer.arm(now + self._front.limits.idle_timeout_s)
+        self._timer.arm(now + (LAST_REQUEST_S if self._last else self._front.limits.idle_timeout_s))
 
     def _surplus(self) -> None:
         assert self._exchange is not None
@@ -374,6 +376,8 @@ class Connection(asyncio.Protocol):
         limits = self._front.limits
         phase = self._phase
         if phase is HEAD:
+            if self._last and not self._reader.heard:
+                return self._since + LAST_REQUEST_S
             waits = self._first or self._reader.heard
             return self._since + (limits.header_timeout_s if waits else limits.idle_timeout_s)
         if phase is BODY:

@@ -30,7 +30,6 @@ _BACKLOG = 2048
 _SPARE_DESCRIPTORS = 64  # files, database, listeners, the loop's own
 _MIN_CONNECTIONS = 16
 _SETTLE_S = 5  # for requests that were cancelled at the end of the drain, and for answers that are not flushed yet
-_LAST_REQUEST_S = 1.0  # for requests that are on their way on kept-alive connections when the server stops
 _LOOK_S = 0.02
 _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START
 _TICK_S = 1.0  # how often uvicorn renews the `Date` header
@@ -93,8 +92,8 @@ class FrontServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let the open requests end, then the app's lifespan.
 
-        Kept-alive connections first have a moment to bring what is on its way and to be told to close (RFC 9112 section
-        9.6): a client that reuses one which is closed under its request sees that request fail.
+        Kept-alive connections have a moment to bring what is on its way and to be told to close (RFC 9112 section 9.6): a
+        client that reuses one which is closed under its request sees that request fail.
 
         uvicorn ends the lifespan right after it has cancelled what outlives the drain. Here that is cancelled first, and
         uvicorn waits for it, so that cancelled requests can settle.
@@ -105,17 +104,13 @@ class FrontServer(uvicorn.Server):
             await asyncio.sleep(QUEUE_S)
         for server in self.servers:
             server.close()
-        connections = self.server_state.connections
+        connections, tasks = self.server_state.connections, self.server_state.tasks
         for connection in list(connections):
             cast(Connection, connection).retire()
-        moment_ends = asyncio.get_running_loop().time() + min(_LAST_REQUEST_S, self._drain_s)
-        while connections and asyncio.get_running_loop().time() < moment_ends:  # noqa: ASYNC110  a set tells nobody
+        drain_ends = asyncio.get_running_loop().time() + self._drain_s
+        while (connections or tasks) and asyncio.get_running_loop().time() < drain_ends:  # noqa: ASYNC110  sets tell nobody
             await asyncio.sleep(_LOOK_S)
-        for connection in list(connections):
-            connection.shutdown()
-        if self.server_state.tasks:
-            await asyncio.wait(set(self.server_state.tasks), timeout=self._drain_s)
-        for task in self.server_state.tasks:
+        for task in tasks:
             task.cancel("the server stops")
         await super().shutdown(sockets)
 
