@@ -249,6 +249,7 @@ class RequestContext:
         "request_id",
         "response_headers",
         "session_id",
+        "shadow_limits",
         "started",
         "started_at",
         "stash",
@@ -280,6 +281,7 @@ class RequestContext:
         self.upstream_s = 0.0  # spent waiting for upstreams until the response began; the rest is the gateway's own
         self.client_abort: ClientAbort = "bill_delivered"  # set by quota; drain_and_bill reads on after the client left
         self.response_headers: list[tuple[bytes, bytes]] = []  # added to the response by `edge`
+        self.shadow_limits: list[str] | None = None  # names of the limits that would have refused it, set by rate_limit
         self.stash: dict[object, Any] = {}
         self.steps: list[tuple[str, float]] = []  # each filter, and when the request came to it
         self._provided: set[str] = set()

@@ -374,6 +374,7 @@ async def test_a_shadow_limit_is_told_and_refuses_nothing() -> None:
     assert "x-xrouter-shadow-limit" not in headers(await drive.ask(tier="free"))
     told = headers(await drive.ask(tier="free"))
     assert told["x-xrouter-shadow-limit"] == "tight"
+    assert drive.last.shadow_limits == ["tight"]
     assert told["x-ratelimit-limit"] == "9"
     assert drive.store is not None
     assert drive.store.counters.shadow_refused == {"tight": 1}

@@ -1,4 +1,4 @@
-"""A Redis that fails over: a master, its replica, and a sentinel that watches them. All are killed and frozen by pid."""
+"""A Redis that fails over: a master, its replicas, and a sentinel that watches them. All are killed and frozen by pid."""
 
 import subprocess
 import time
@@ -9,13 +9,16 @@ from kit.redis_server import RedisServer, free_port
 
 
 class Sentinels:
-    """A master, a replica and one sentinel that watches them."""
+    """A master, replicas of it and one sentinel that watches them. `replica` is the first of the replicas."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, replicas: int = 1) -> None:
         self.master = RedisServer(folder)
         self.master.start()
-        self.replica = RedisServer(folder, "--replicaof", "127.0.0.1", str(self.master.port))
-        self.replica.start()
+        follows = ("--replicaof", "127.0.0.1", str(self.master.port), "--repl-diskless-sync-delay", "0")
+        self.replicas = [RedisServer(folder, *follows) for _ in range(replicas)]
+        for replica in self.replicas:
+            replica.start()
+        self.replica = self.replicas[0]
         self.port = free_port()
         config = folder / "sentinel.conf"
         config.write_text(
@@ -28,21 +31,21 @@ class Sentinels:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
-        self.master.stop()
-        self.replica.stop()
+        for server in (self.master, *self.replicas):
+            server.stop()
 
     @property
     def url(self) -> str:
         return f"redis+sentinel://127.0.0.1:{self.port}/main"
 
     def wait_until_whole(self) -> None:
-        """The replica follows, and the sentinel knows it: before that there is nothing to fail over to."""
+        """The replicas follow, and the sentinel knows it: before that there is nothing to fail over to."""
         sentinel = redis.Redis(host="127.0.0.1", port=self.port, decode_responses=True)
         deadline = time.monotonic() + 60
-        with sentinel, self.replica.client() as replica:
+        with sentinel, self.master.client() as master:
             while True:
-                linked = replica.info("replication")["master_link_status"] == "up"
-                if linked and [one for one in sentinel.sentinel_slaves("main") if one["master-link-status"] == "ok"]:
+                known = [one for one in sentinel.sentinel_slaves("main") if one["master-link-status"] == "ok"]
+                if master.info("replication")["connected_slaves"] == len(known) == len(self.replicas):
                     return
                 assert time.monotonic() < deadline, "the replica did not come up"
                 time.sleep(0.05)

@@ -11,7 +11,7 @@ from kit.keys import HandWorld
 from kit.redis_server import RedisServer
 from limits_kit import claim, limit
 
-from xrouter.limits.limit import MICRO, Change, Claim, Limit, State
+from xrouter.limits.limit import MICRO, Change, Claim, Limit, State, ago
 from xrouter.limits.memory import MemoryStore
 from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_link import _SCRIPT
@@ -168,6 +168,7 @@ moves = st.lists(
         st.lists(wanted, min_size=1, max_size=4, unique_by=lambda one: one.key),
         st.one_of(st.none(), st.tuples(st.integers(0, 30), st.integers(-6, 6))),
         st.booleans(),
+        st.one_of(st.none(), st.tuples(st.sampled_from(KINDS[:3]), st.integers(1, 6), st.integers(0, 1_100_000))),
     ),
     max_size=25,
 )
@@ -176,15 +177,21 @@ moves = st.lists(
 @WALK
 @given(moves=moves)
 def test_the_script_does_what_memory_does(script: Script, moves: list[Any]) -> None:
-    """Every step on the same clock: claims, corrections on their own, and changes that only a refusal applies."""
+    """Every step on the same clock: claims, corrections on their own, changes that only a refusal applies, and uses of the
+    past that come to be known.
+    """
     script.client.flushall()
     world = HandWorld()
     store = MemoryStore(world)
     held: list[tuple[Claim, State, State]] = []
     now_us = int(FUTURE_S * MICRO)
-    for number, (passed_us, claims, correction, otherwise) in enumerate(moves):
+    for number, (passed_us, claims, correction, otherwise, past) in enumerate(moves):
         now_us += passed_us
         world.elapsed_s = (now_us + 0.5) / MICRO
+        if past is not None:
+            told_late = [Change(past[0], claim(past[0]).key, ago(past[2]), past[1])]
+            store.settle(told_late)
+            script.run(now_us, "", [], told_late)
         mine: list[Change] = []
         theirs: list[Change] = []
         if correction is not None and correction[0] < len(held):

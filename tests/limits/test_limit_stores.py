@@ -5,14 +5,19 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from kit.keys import HandWorld
 from kit.redis_server import RedisServer
 from limits_kit import InMemory, InRedis, TimedStore, admitted, change, claim, limit, start_well
 
-from xrouter.limits.limit import Change, Limit
+from xrouter.limits.limit import MICRO, NOW, Change, Limit, ago
+from xrouter.limits.memory import MemoryStore
 from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_store import RedisStore
 
 STRATEGIES = ("fixed_window", "sliding_window", "token_bucket")
+KINDS = [limit(name=strategy, strategy=strategy, amount=9) for strategy in STRATEGIES]
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -208,3 +213,40 @@ async def test_settling_comes_before_the_next_admission(timed: TimedStore, three
         decision = await timed.store.admit("r", [one])
         assert decision.admitted
         timed.store.settle([Change(one.limit, one.key, decision.states[0].mark, -3)])
+
+
+@pytest.mark.parametrize("strategy", ["fixed_window", "sliding_window"])
+async def test_a_use_that_is_told_later_counts_from_when_it_was(timed: TimedStore, strategy: str) -> None:
+    """Whether it fits or not; and one that is older than the window counts no more."""
+    one = claim(limit(strategy=strategy))
+    timed.store.settle([Change(one.limit, one.key, ago(1_000_001), 3)])
+    assert await admitted(timed.store, [claim(one.limit, 3)])
+    await timed.pass_s(1.01)
+    timed.store.settle([Change(one.limit, one.key, ago(500_000), 4)])
+    assert not await admitted(timed.store, [one])
+    await timed.pass_s(0.51)
+    assert await admitted(timed.store, [one])
+
+
+async def test_a_use_that_is_told_to_a_bucket_is_waited_for(timed: TimedStore) -> None:
+    one = claim(limit(strategy="token_bucket"))
+    timed.store.settle([Change(one.limit, one.key, NOW, 3)])
+    assert not await admitted(timed.store, [one])
+    await timed.pass_s(0.35)
+    assert await admitted(timed.store, [one])
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 4), st.integers(0, 700_000)), max_size=20))
+def test_what_is_drained_from_one_store_stands_alike_in_another(uses: list[tuple[Limit, int, int]]) -> None:
+    world = HandWorld()
+    one, other, reference = MemoryStore(world), MemoryStore(world), MemoryStore(world)
+    for kind, amount, passed_us in uses:
+        for store in (one, reference):
+            store.settle([Change(kind, claim(kind).key, NOW, amount)])
+        world.advance(passed_us / MICRO)
+    other.settle(one.drain())
+    assert len(one) == 0
+    for kind in KINDS:
+        looks = [asyncio.run(store.admit("look", [claim(kind, 0)])).states[0] for store in (other, reference)]
+        assert looks[0].remaining == looks[1].remaining or kind.strategy == "token_bucket"
+        assert abs(looks[0].reset_us - looks[1].reset_us) <= kind.window_us // kind.amount

@@ -97,16 +97,17 @@ class Admission:
         if not self._told:  # it ended between the steps; edge has yet to answer why
             self._tell(self._standings)
         taken, self._taken = self._taken, []
-        changes = [(one, delta) for one in taken if (delta := self._correction(one.claim))]
+        changes = [(one, delta) for one in taken if (delta := self._correction(one.claim)) or one.owed]
         if changes:
             self._limiter.settle(changes)
 
     def _admitted(self) -> None:
         self._limiter.store.counters.admitted += 1
+        self._limiter.told(self._taken)
         self._tell(self._standings)
 
     def _tell(self, standings: list[Standing], refused: Standing | None = None) -> None:
-        add_headers(self._ctx.response_headers, standings, refused)
+        self._ctx.shadow_limits = add_headers(self._ctx.response_headers, standings, refused)
         self._told = True
 
     async def _admit(self, claims: list[Claim]) -> None:

@@ -22,20 +22,22 @@ def seconds(microseconds: int) -> int:
     return -(-microseconds // MICRO)
 
 
-def add_headers(headers: list[Header], standings: Sequence[Standing], refused: Standing | None = None) -> None:
-    """Add the limits' headers to those of the response.
+def add_headers(
+    headers: list[Header], standings: Sequence[Standing], refused: Standing | None = None
+) -> list[str] | None:
+    """Add the limits' headers to those of the response. Returns the names of shadow limits that would have refused it.
 
     Of each kind the limit nearest to exhaustion is told. The headers without a suffix tell of the one that refused, else of
     requests, else of tokens, so that they mean the same from one answer to the next.
     """
     requests: Standing | None = None
     tokens: Standing | None = None
-    shadows: list[str] = []
+    shadows: list[str] | None = None
     for standing in standings:
         limit = standing[0].limit
         if limit.shadow:
             if not standing[1].fits:
-                shadows.append(limit.name)
+                shadows = [*(shadows or ()), limit.name]
         elif limit.kind == "requests":
             requests = _nearer(requests, standing)
         elif limit.kind in TOKEN_KINDS:
@@ -45,6 +47,7 @@ def add_headers(headers: list[Header], standings: Sequence[Standing], refused: S
             headers.extend(zip(names, _values(*told), strict=True))
     if shadows:
         headers.append((_SHADOW, ", ".join(shadows).encode()))
+    return shadows
 
 
 def _nearer(one: Standing | None, other: Standing) -> Standing:

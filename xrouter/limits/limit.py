@@ -20,9 +20,10 @@ Kind = Literal["requests", "tokens", "input_tokens", "output_tokens", "credits",
 TOKEN_KINDS: Final[frozenset[Kind]] = frozenset({"tokens", "input_tokens", "output_tokens"})
 
 Mark = int | str
-"""Where in a limit's state something was taken: a window's start, the index of a slice of it, or a lease's id."""
+"""Where in a limit's state something was taken: a window's start, the index of a slice of it, a lease's id; or `ago(…)`."""
 
 MICRO: Final = 1_000_000
+_AGO: Final = "ago "
 _WINDOW_S: Final = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "month": 30 * 86400}
 _RATE: Final = re.compile(
     r"([0-9]{1,15}) *(?:/| per ) *(?:([0-9]{1,9}) *)?(second|minute|hour|day|month)s?", re.IGNORECASE
@@ -120,15 +121,31 @@ class Decision(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """A later change of what was taken: `delta` more, or less if negative. For a lease: -1 ends it, 0 renews it.
+    """A later change of what was taken: `delta` more, or less if negative. For a lease: -1 ends it, 0 takes or renews it.
 
-    What was taken in a window that has passed is not changed: it counts no more.
+    What was taken in a window that has passed is not changed: it counts no more. With a mark made by `ago`, `delta` is what
+    was used then and is not known yet: it is taken whether it fits or not.
     """
 
     limit: Limit
     key: str
     mark: Mark
     delta: int
+
+    @property
+    def age_us(self) -> int | None:
+        """How long ago it was used, for a mark made by `ago`."""
+        if isinstance(self.mark, str) and self.limit.kind != "concurrency":
+            return int(self.mark.removeprefix(_AGO))
+        return None
+
+
+def ago(age_us: int) -> Mark:
+    """The mark of a use that the state does not know of. Not for concurrency, whose marks are leases."""
+    return f"{_AGO}{age_us}"
+
+
+NOW: Final = ago(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from xrouter.errors import StoreUnavailable
-from xrouter.limits.limit import Change, Claim, Decision, Mark
+from xrouter.limits.limit import NOW, Change, Claim, Decision, Mark
 from xrouter.limits.memory import MemoryStore
 from xrouter.limits.store import LimitStore, StoreDown
 from xrouter.world import World
@@ -23,7 +23,12 @@ class Taken(Struct, frozen=True):
     claim: Claim
     mark: Mark | None  # None: the store was away, and only the share holds it
     share: Claim | None = None
-    share_mark: Mark = 0
+    share_mark: Mark = 0  # for a place of a concurrency limit the lease, as in the store
+
+    @property
+    def owed(self) -> bool:
+        """Whether the store is to hear of it when the request ends, and what it took is known."""
+        return self.mark is None and self.claim.limit.kind not in ("requests", "concurrency")
 
 
 class Answer(Struct, frozen=True):
@@ -38,7 +43,9 @@ class Limiter:
     """`workers`: how many processes share each limit when they cannot count together.
 
     Under `local_share` every admission by the store is noted in this process' share too. So when the store goes away in the
-    middle of a window, what this process has used of its share is known, and a limit that is nearly spent stays so.
+    middle of a window, what this process has used of its share is known, and a limit that is nearly spent stays so. And what
+    the share has admitted is told to the store when it is back: requests and places at once (`told`), the rest when its
+    request has ended (`settle`). It counts there from then on, with what the calls that failed may have taken besides.
     """
 
     def __init__(self, store: LimitStore, on_store_failure: OnStoreFailure, workers: int, world: World) -> None:
@@ -50,11 +57,7 @@ class Limiter:
 
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Taken] = ()) -> Answer:
         """Take all of `claims`, or none and give all of `otherwise` back. Raises StoreUnavailable under `deny`."""
-        in_store = [
-            Change(taken.claim.limit, taken.claim.key, taken.mark, -taken.claim.amount)
-            for taken in otherwise
-            if taken.mark is not None
-        ]
+        in_store = _in_store((taken, -taken.claim.amount) for taken in otherwise)
         try:
             decision = await self.store.admit(lease, claims, in_store)
         except asyncio.CancelledError:  # the store gives back what it holds, so the share does too
@@ -77,13 +80,22 @@ class Limiter:
         changes = list(changes)
         if self._notes:
             self._local.settle([_in_share(taken, delta) for taken, delta in changes if taken.share])
-        in_store = [
-            Change(taken.claim.limit, taken.claim.key, taken.mark, delta)
-            for taken, delta in changes
-            if taken.mark is not None
-        ]
-        if in_store:
+        if in_store := _in_store(changes):
             self.store.settle(in_store)
+
+    def told(self, held: Iterable[Taken]) -> None:
+        """The store is to hear of a request that is admitted now, as far as it was away. Never waits, never fails."""
+        changes = []
+        for taken in held:
+            limit, key = taken.claim.limit, taken.claim.key
+            if taken.mark is not None:
+                continue
+            if limit.kind == "requests":
+                changes.append(Change(limit, key, NOW, taken.claim.amount))
+            elif limit.kind == "concurrency":
+                changes.append(Change(limit, key, taken.share_mark, 0))
+        if changes:
+            self.store.settle(changes)
 
     def _give_back(self, held: Iterable[Taken]) -> None:
         self._local.settle([_in_share(taken, -taken.claim.amount) for taken in held if taken.share])
@@ -115,8 +127,8 @@ class Limiter:
                 shares = tuple(self._share(claim, self._cut(claim)) for claim in claims)
                 decision = await self._local.admit(lease, shares)
                 taken = [
-                    Taken(share, None, share, state.mark)
-                    for share, state in zip(shares, decision.states, strict=True)
+                    Taken(Claim(claim.limit, claim.key, share.amount), None, share, state.mark)
+                    for claim, share, state in zip(claims, shares, decision.states, strict=True)
                     if decision.admitted and state.fits and share.amount
                 ]
                 return Answer(decision, shares, taken)
@@ -136,6 +148,19 @@ class Limiter:
         for claim, state in zip(answer.claims, answer.decision.states, strict=True):
             if not state.fits:
                 (counters.shadow_refused if claim.limit.shadow else counters.refused)[claim.limit.name] += 1
+
+
+def _in_store(changes: Iterable[tuple[Taken, int]]) -> list[Change]:
+    found = []
+    for taken, delta in changes:
+        limit, key = taken.claim.limit, taken.claim.key
+        if taken.mark is not None:
+            found.append(Change(limit, key, taken.mark, delta))
+        elif limit.kind == "concurrency":
+            found.append(Change(limit, key, taken.share_mark, delta))
+        elif taken.owed and (used := taken.claim.amount + delta) > 0:
+            found.append(Change(limit, key, NOW, used))
+    return found
 
 
 def _in_share(taken: Taken, delta: int) -> Change:

@@ -7,9 +7,10 @@
 --        for each change  'kind limit window burst shadow delta mark'
 -- kind   f fixed window | s sliding window | t token bucket | c concurrency
 --
--- The changes are applied if the claims are refused, or if there are none. Returned are whole numbers with spaces between
--- them: 1 if admitted, 1 if a key held something else and was replaced, then for each claim: fits, remaining, reset µs,
--- retry µs, mark. One text each way is several times cheaper to encode and to parse in Python than lists of numbers.
+-- The changes are applied if the claims are refused, or if there are none; the mark 'ago N' is of what was used N µs ago and
+-- is not known here. Returned are whole numbers with spaces between them: 1 if admitted, 1 if a key held something else and
+-- was replaced, then for each claim: fits, remaining, reset µs, retry µs, mark. One text each way is several times cheaper
+-- to encode and to parse in Python than lists of numbers.
 -- All times are the server's, so clients' clocks do not matter. Every key expires once nothing in it counts.
 
 local SLICES, SLOT_RETRY_US = 60, 1000000
@@ -52,18 +53,27 @@ function Fixed.state(claim, amount)
   return fits, math.max(0, claim.limit - claim.used), reset, retry, claim.start
 end
 
-function Fixed.take(claim, amount)
-  if claim.used == 0 then claim.start = now end
+local function use(claim, amount, at)
+  if claim.used == 0 then claim.start = at end
   claim.used = claim.used + amount
   redis.call('HSET', claim.key, 's', whole(claim.start), 'u', whole(claim.used))
   expire_at(claim.key, claim.start + claim.window)
 end
+
+function Fixed.take(claim, amount) use(claim, amount, now) end
 
 function Fixed.change(claim, mark, delta)
   Fixed.load(claim)
   if tonumber(mark) == claim.start and now < claim.start + claim.window then
     redis.call('HSET', claim.key, 'u', whole(math.max(0, claim.used + delta)))
   end
+end
+
+-- It counts in the window of now, which began with it if nothing else was used.
+function Fixed.used_at(claim, amount, at)
+  if at + claim.window <= now then return end
+  Fixed.load(claim)
+  use(claim, amount, at)
 end
 
 -- A slice is a field: its index → 'used time-of-the-last-use'.
@@ -123,6 +133,21 @@ function Sliding.change(claim, mark, delta)
   end
 end
 
+function Sliding.used_at(claim, amount, at)
+  if at + claim.window <= now then return end
+  Sliding.load(claim)
+  local found = {index = math.floor(at * SLICES / claim.window), used = 0, last = at}
+  local newest = at
+  for i = 1, #claim.slices do
+    local slice = claim.slices[i]
+    if slice.index == found.index then found = slice end
+    newest = math.max(newest, slice.last)
+  end
+  found.used, found.last = found.used + amount, math.max(found.last, at)
+  store_slice(claim, found)
+  expire_at(claim.key, newest + claim.window)
+end
+
 function Bucket.load(claim) claim.full = tonumber(call('GET', claim.key)) or 0 end
 
 function Bucket.state(claim, amount)
@@ -145,6 +170,12 @@ end
 function Bucket.take(claim, amount)
   claim.full = math.max(claim.full, now) + refill_us(claim, amount)
   store_bucket(claim)
+end
+
+-- As if it were of now: what is told of a bucket is what has not refilled yet.
+function Bucket.used_at(claim, amount)
+  Bucket.load(claim)
+  Bucket.take(claim, amount)
 end
 
 function Bucket.change(claim, _, delta)
@@ -215,7 +246,12 @@ end
 if not admitted or count == 0 then
   for i = count + 1, #KEYS do
     local change = parse(KEYS[i], lines[i + 1])
-    change.type.change(change, change.mark, change.amount)
+    local age = string.match(change.mark, '^ago (%d+)$')
+    if age then
+      change.type.used_at(change, change.amount, now - tonumber(age))
+    else
+      change.type.change(change, change.mark, change.amount)
+    end
   end
 end
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from xrouter.limits.limit import MICRO, Change, Claim, Decision, Limit, Mark, State
+from xrouter.limits.limit import MICRO, Change, Claim, Decision, Limit, Mark, State, ago
 from xrouter.limits.store import Counters
 from xrouter.limits.windows import Window, new_window
 from xrouter.world import World
@@ -72,13 +72,31 @@ class MemoryStore:
         return marks
 
     def settle(self, changes: Sequence[Change]) -> None:
-        self._apply(changes, self._now_us())
+        now_us = self._now_us()
+        self._evict(now_us)
+        self._apply(changes, now_us)
 
     def _apply(self, changes: Sequence[Change], now_us: int) -> None:
         for change in changes:
-            if change.key in self._windows or change.delta > 0:
+            if change.key in self._windows or change.delta >= 0:
                 window = self._window(change.limit, change.key)
-                window.change(change.limit, change.mark, change.delta, now_us)
+                age_us = change.age_us
+                if age_us is None:
+                    window.change(change.limit, change.mark, change.delta, now_us)
+                else:
+                    window.used_at(change.limit, change.delta, now_us - age_us, now_us)
+
+    def drain(self) -> list[Change]:
+        """All uses that still count, as another store is to be told of them. They are forgotten here."""
+        now_us = self._now_us()
+        changes = [
+            Change(limit, key, ago(now_us - at_us), used)
+            for key, (limit, window) in self._windows.items()
+            for at_us, used in window.uses(limit, now_us)
+        ]
+        self._windows.clear()
+        self._watched.clear()
+        return changes
 
     def _window(self, limit: Limit, key: str) -> Window:
         found = self._windows.get(key)

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
 from xrouter.limits.limit import Change, Claim, Decision, Limit, State
+from xrouter.limits.memory import MemoryStore
 from xrouter.limits.redis_client import Call, Client, Reply
 from xrouter.limits.redis_link import DEADLINE_S, RedisLink
 from xrouter.limits.store import Counters, StoreDown
+from xrouter.world import RealWorld
 
 log = logging.getLogger("xrouter.limits")
 Part = TypeVar("Part", Claim, Change)
@@ -41,6 +43,7 @@ class RedisStore:
         self._lease_us = int(lease_s * 1_000_000)
         self._held: dict[tuple[str, str], Limit] = {}  # the leases of requests under way, by key and lease
         self._kept: deque[Change] = deque()
+        self._missed = MemoryStore(RealWorld(), _MOST_KEPT)  # uses that the server is to hear of, as long as they count
         self._renewing: asyncio.Task[None] | None = None
         self._replaced = False
 
@@ -101,8 +104,12 @@ class RedisStore:
 
     def settle(self, changes: Sequence[Change]) -> None:
         for change in changes:
-            if change.limit.kind == "concurrency" and change.delta < 0:
-                self._held.pop((change.key, str(change.mark)), None)
+            if change.limit.kind == "concurrency":
+                lease = change.key, str(change.mark)
+                if change.delta < 0:
+                    self._held.pop(lease, None)
+                else:  # if the server is away, it is taken there when it is back, with the renewals
+                    self._held[lease] = change.limit
         for group in _by_tag(changes) if self._cluster else [list(changes)]:
             for at in range(0, len(group), _CHUNK):
                 self._send(group[at : at + _CHUNK])
@@ -121,14 +128,16 @@ class RedisStore:
         if not isinstance(error, StoreDown):
             return
         for change in changes:
-            if not error.sent or change.delta > 0 or (change.limit.kind == "concurrency" and change.delta < 0):
+            if change.age_us is not None:
+                self._missed.settle([change])
+            elif not error.sent or change.delta > 0 or (change.limit.kind == "concurrency" and change.delta < 0):
                 self._kept.append(change)
         while len(self._kept) > _MOST_KEPT:
             self._kept.popleft()
             self._counters.lost_changes += 1
 
     def _recovered(self) -> None:
-        kept, self._kept = list(self._kept), deque()
+        kept, self._kept = [*self._kept, *self._missed.drain()], deque()
         if kept:
             self.settle(kept)
         self._renew()

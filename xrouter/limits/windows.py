@@ -39,6 +39,18 @@ class FixedWindow:
         if mark == self.start_us and now_us < self.start_us + limit.window_us:
             self.used = max(0, self.used + delta)
 
+    def used_at(self, limit: Limit, amount: int, at_us: int, now_us: int) -> None:
+        """It counts in the window of now, which began with it if nothing else was used."""
+        if at_us + limit.window_us <= now_us:
+            return
+        if now_us >= self.start_us + limit.window_us or not self.used:
+            self.start_us, self.used = at_us, 0
+        self.used += amount
+
+    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
+        """When how much was used that counts now."""
+        return [(self.start_us, self.used)] if self.used and now_us < self.start_us + limit.window_us else []
+
     def ends_us(self, limit: Limit) -> int:
         return self.start_us + limit.window_us
 
@@ -99,6 +111,24 @@ class SlidingWindow:
                     self.slices.remove(piece)
                 return
 
+    def used_at(self, limit: Limit, amount: int, at_us: int, now_us: int) -> None:
+        self._expire(limit, now_us)
+        if at_us + limit.window_us <= now_us:
+            return
+        index = at_us * SLICES // limit.window_us
+        for piece in self.slices:
+            if piece[0] == index:
+                piece[1] += amount
+                piece[2] = max(piece[2], at_us)
+                break
+        else:
+            self.slices = deque(sorted([*self.slices, [index, amount, at_us]]))
+        self.total += amount
+
+    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
+        self._expire(limit, now_us)
+        return [(last_us, used) for _, used, last_us in self.slices]
+
     def ends_us(self, limit: Limit) -> int:
         return self.slices[-1][2] + limit.window_us if self.slices else 0
 
@@ -132,6 +162,14 @@ class TokenBucket:
         else:
             self.full_us -= _refill_us(limit, -delta)
 
+    def used_at(self, limit: Limit, amount: int, at_us: int, now_us: int) -> None:
+        """As if it were of now: `uses` tells only what has not refilled yet."""
+        self.full_us = max(self.full_us, now_us) + _refill_us(limit, amount)
+
+    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
+        amount = (self.full_us - now_us) * limit.amount // limit.window_us
+        return [(now_us, amount)] if amount > 0 else []
+
     def ends_us(self, limit: Limit) -> int:
         return self.full_us
 
@@ -160,6 +198,14 @@ class Slots:
     def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
         if delta < 0:
             self.leases.discard(str(mark))
+        else:
+            self.leases.add(str(mark))
+
+    def used_at(self, limit: Limit, amount: int, at_us: int, now_us: int) -> None:
+        """A lease of the past is none."""
+
+    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
+        return []
 
     def ends_us(self, limit: Limit) -> int:
         return _NEVER_US if self.leases else 0

@@ -44,6 +44,7 @@ class RequestRecord(Struct, omit_defaults=True):
     usage_source: str | None = None
     cost_nano: int | None = None
     first_token_ms: float | None = None
+    shadow_limits: list[str] | None = None
     attempts: list[AttemptRecord] | None = None
     error: str | None = None
     origin: str | None = None
@@ -63,6 +64,7 @@ def request_record(
         status=status,
         duration_ms=_ms(seconds),
         client_ip=ctx.client_ip,
+        shadow_limits=ctx.shadow_limits,
     )
     if ctx.endpoint.inference:
         record.generation_id = ctx.generation_id
