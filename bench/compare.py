@@ -154,6 +154,8 @@ class Bench:
             measures.large(figures, Entry(own["sqlite"]), self.seconds)
 
     def row_start(self, figures: Figures) -> None:
+        # As an installed package has it: without byte code each start would compile the sources.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(HERE.parent / "xrouter")], check=True)
         for name, python in (("xrouter", sys.executable), ("xrouter, Debian's Python", peers.own_environment())):
             with tempfile.TemporaryDirectory() as folder:
                 environ = {

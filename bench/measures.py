@@ -186,10 +186,17 @@ def start_to_ready(figures: Figures, start: Callable[[], float], name: str, turn
         note(figures, "seconds", name, start())
 
 
+_SERVE = """
+from xrouter.imports import lasting_imports
+with lasting_imports():
+    import xrouter.commands.serve
+"""
+
+
 def dearest_imports(python: str, environ: Mapping[str, str], number: int = 12) -> list[tuple[str, float]]:
     """Packages by the milliseconds that importing what `xrouter serve` needs takes of each, their own modules together."""
     run = subprocess.run(
-        [python, "-X", "importtime", "-c", "import xrouter.commands.serve, xrouter.app"],
+        [python, "-X", "importtime", "-c", _SERVE],
         env=dict(environ), capture_output=True, text=True, check=True,
     )  # fmt: skip
     own_ms: dict[str, float] = {}

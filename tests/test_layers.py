@@ -22,7 +22,7 @@ LAYERS = (
     "sandbox",
     "workers.messages", "workers.fleet", "explain", "admin", "app", "workers",
     "commands",
-    "cli",
+    "imports", "cli",
 )  # fmt: skip
 FILES = [file for file in sorted((ROOT / "xrouter").rglob("*.py")) if file != ROOT / "xrouter" / "__init__.py"]
 

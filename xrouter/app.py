@@ -15,8 +15,6 @@ from xrouter.chain import Chain, build_chain
 from xrouter.config.settings import Settings
 from xrouter.edge import Edge
 from xrouter.errors import StoreUnavailable
-from xrouter.explain.explainer import Explainer, Question
-from xrouter.explain.explanation import Explanation
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.ledger.ledger import Ledger
@@ -42,6 +40,8 @@ from xrouter.workers.fleet import FleetLink
 from xrouter.world import RealWorld, World
 
 if TYPE_CHECKING:
+    from xrouter.explain.explainer import Explainer, Question  # imported when somebody asks
+    from xrouter.explain.explanation import Explanation
     from xrouter.routing.shared import SharedHealth  # imported for a Redis only
 
 log = logging.getLogger("xrouter.app")
@@ -60,7 +60,7 @@ class _Running:
     collector: ServicesCollector
     health: HealthSettings
     prober: Prober
-    explainer: Explainer | None = None  # made for who asks
+    explainer: "Explainer | None" = None  # made for who asks
     requests: int = 0
     retired: bool = False
     closed: bool = False
@@ -203,7 +203,7 @@ class Gateway:
             old.retired = True
             await old.close_if_done()
 
-    async def explain(self, question: Question) -> Explanation:
+    async def explain(self, question: "Question") -> "Explanation":
         """What would be done with a request, by the configuration that is in force. Nothing is taken, held or sent."""
         running = self._running
         assert running is not None
@@ -211,6 +211,8 @@ class Gateway:
         running.requests += 1
         try:
             if running.explainer is None:
+                from xrouter.explain.explainer import Explainer
+
                 explainer = Explainer(running.services, self._ledger.look)
                 await explainer.start()
                 running.explainer = explainer

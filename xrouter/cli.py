@@ -6,6 +6,7 @@ import sys
 from typing import Final, NoReturn
 
 from xrouter import __version__
+from xrouter.imports import lasting_imports
 
 _COMMANDS: Final = (
     "serve",
@@ -36,8 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"xrouter {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     wanted = next((word for word in arguments if not word.startswith("-")), None)
-    for name in [wanted] if wanted in _COMMANDS else _COMMANDS:
-        importlib.import_module(f"xrouter.commands.{name}").add_parser(subparsers)
+    with lasting_imports():
+        for name in [wanted] if wanted in _COMMANDS else _COMMANDS:
+            importlib.import_module(f"xrouter.commands.{name}").add_parser(subparsers)
     args = parser.parse_args(arguments)
     try:
         result: int = args.run(args)

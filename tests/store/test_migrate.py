@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from xrouter.store import migrate
 from xrouter.store.engine import StoreError, create_engine, writing
 from xrouter.store.migrate import NEWEST, current, open_store, require_current, upgrade
-from xrouter.store.schema import metadata
+from xrouter.store.whole_schema import metadata
 
 
 async def test_the_migrations_build_the_schema(engine: AsyncEngine) -> None:

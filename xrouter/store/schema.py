@@ -2,6 +2,8 @@
 
 Times are integer microseconds since the epoch, UTC (`…_at_us`). Amounts are integers of 10⁻⁹ credit (`…_nano`). Migrations
 in `migrations/versions/` build the same tables step by step; `tests/store/test_migrate.py` holds the two against each other.
+
+The partial indexes are in whole_schema.py, which a gateway does not need.
 """
 
 from typing import Final
@@ -18,7 +20,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    text,
 )
 
 metadata: Final = MetaData(
@@ -99,37 +100,6 @@ entries: Final = Table(
     Column("at_us", BigInteger, nullable=False),
     CheckConstraint("amount_nano > 0", name="amount"),
     CheckConstraint("debit_account <> credit_account", name="accounts"),
-    # What a generation can have once it can have only once, whatever the program does (incident I-23).
-    Index(
-        "uq_entries_generation_id_kind",
-        "generation_id",
-        "kind",
-        unique=True,
-        sqlite_where=text("kind IN ('charge', 'overrun', 'cost')"),
-        postgresql_where=text("kind IN ('charge', 'overrun', 'cost')"),
-    ),
-    Index(
-        "uq_entries_idempotency_key",
-        "idempotency_key",
-        unique=True,
-        sqlite_where=text("idempotency_key IS NOT NULL"),
-        postgresql_where=text("idempotency_key IS NOT NULL"),
-    ),
-    # The few entries that people made, apart from the many that requests made.
-    Index(
-        "ix_entries_given",
-        "credit_account",
-        "debit_account",
-        "amount_nano",
-        sqlite_where=text("kind IN ('grant', 'adjustment')"),
-        postgresql_where=text("kind IN ('grant', 'adjustment')"),
-    ),
-    Index(
-        "ix_entries_refunds",
-        "generation_id",
-        sqlite_where=text("kind = 'refund'"),
-        postgresql_where=text("kind = 'refund'"),
-    ),
 )
 
 # One row a request that was admitted. It is open until it ends in one of the other states, once.
@@ -146,7 +116,6 @@ holds: Final = Table(
     Column("closed_at_us", BigInteger, nullable=True),
     CheckConstraint("state IN ('open', 'settled', 'released', 'expired')", name="state"),
     CheckConstraint("amount_nano >= 0", name="amount"),
-    Index("ix_holds_open", "holder", sqlite_where=text("state = 'open'"), postgresql_where=text("state = 'open'")),
     sqlite_with_rowid=False,
 )
 

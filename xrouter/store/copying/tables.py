@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 import msgspec
 from sqlalchemy import Boolean, Integer, Table
 
-from xrouter.store.schema import entries, metadata
+from xrouter.store.schema import entries
+from xrouter.store.whole_schema import metadata
 
 Row: TypeAlias = tuple[Any, ...]
 Key: TypeAlias = tuple[Any, ...]

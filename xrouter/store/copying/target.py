@@ -21,7 +21,7 @@ from xrouter.store.copying.source import Changes
 from xrouter.store.copying.tables import TABLES, Checksum, CopiedTable, Key, Row
 from xrouter.store.engine import StoreError
 from xrouter.store.pg_servers import FAILURES, Connection, PgServers
-from xrouter.store.schema import metadata
+from xrouter.store.whole_schema import metadata
 
 _AT_ONCE: Final = 5000  # rows of a whole table's reading
 # What the migrations put into a fresh schema; everything else means that the database is in use.
