@@ -127,7 +127,8 @@ class Clients:
     def _written(self, connection: Connection, data: bytes) -> None:
         if data.startswith(b"HTTP/1.1 "):
             assert data.startswith(b"HTTP/1.1 200 "), data
-            return
+            if data.endswith(b"\r\n\r\n"):
+                return  # a head by itself
         self._left -= 1
         if self._left >= len(self._connections):
             asyncio.get_running_loop().call_soon(connection.data_received, self._request)

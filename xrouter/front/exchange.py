@@ -2,6 +2,9 @@
 
 As in uvicorn, `send` waits while the client does not read, and is quiet once the client has left: only `receive` tells.
 An answer without a Content-Length is chunked, or ends with the connection where the client speaks HTTP/1.0.
+
+The answer's head leaves with the first bytes of its body, as ASGI has it: a write of its own costs the kernel 8 µs, 4 % of a
+whole request.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ App = Callable[[Scope, Callable[[], Awaitable[Message]], Callable[[Message], Awa
 
 ON_DISCONNECT = "xrouter.on_disconnect"  # key of `Exchange.on_disconnect` in the scope
 DISCARD_BYTES = 64 * 1024  # the most that is read of a request once its answer is known
+_JOINED_BYTES = 64 * 1024  # a body up to this is copied behind its head, for one write; a larger one is a second write
 
 _STATUS_LINES = {
     int(status): b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode("ascii")) for status in http.HTTPStatus
@@ -77,6 +81,7 @@ class Exchange:
         "_channel",
         "_chunked",
         "_ended",
+        "_head",
         "_left",
         "_news",
         "_on_drop",
@@ -107,6 +112,7 @@ class Exchange:
         self._ended = False  # the app has been given the body's end
         self._news: asyncio.Event | None = None  # made when `receive` has to wait
         self._on_drop: Callable[[], None] | None = None
+        self._head: bytes | None = None  # of the answer: what the app has given, until it is written
         self._chunked = False
         self._left: int | None = None  # bytes of a declared answer that are still owed
         scope[ON_DISCONNECT] = self.on_disconnect
@@ -203,14 +209,14 @@ class Exchange:
         if self.dropped:
             return
         kind = message["type"]
-        if kind == "http.response.body" and self.started and not self.complete:
+        if kind == "http.response.body" and (self.started or self._head is not None) and not self.complete:
             self._send_body(message.get("body", b""), message.get("more_body", False))
-        elif kind == "http.response.start" and not self.started:
-            self._send_head(message["status"], message.get("headers", ()))
+        elif kind == "http.response.start" and not self.started and self._head is None:
+            self._take_head(message["status"], message.get("headers", ()))
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
-    def _send_head(self, status: int, app_headers: Any) -> None:
+    def _take_head(self, status: int, app_headers: Any) -> None:
         if not self.whole and (self.expects_continue or self._body_bytes is None or self._body_bytes > DISCARD_BYTES):
             # Answered before the body has come: reading the rest away would cost more than a new connection.
             self.keep_alive = False
@@ -240,28 +246,37 @@ class Exchange:
         else:
             self.keep_alive = False
         parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self.started = True
-        self._channel.write(b"".join(parts))
+        self._head = b"".join(parts)
 
     def _send_body(self, body: bytes, more_body: bool) -> None:
         if self._chunked:
             if body:
-                end = b"\r\n" if more_body else b"\r\n0\r\n\r\n"
-                self._channel.write(b"".join((b"%x\r\n" % len(body), body, end)))
-            elif not more_body:
-                self._channel.write(b"0\r\n\r\n")
+                self._write(b"%x\r\n%b%b" % (len(body), body, b"\r\n" if more_body else b"\r\n0\r\n\r\n"))
+            else:
+                self._write(b"" if more_body else b"0\r\n\r\n")
         elif self.bodiless or self._left is None:
-            if body and not self.bodiless:
-                self._channel.write(body)
+            self._write(b"" if self.bodiless else body)
         else:
             if len(body) > self._left:
                 raise RuntimeError("the answer is longer than its Content-Length")
             self._left -= len(body)
-            if body:
-                self._channel.write(body)
+            self._write(body)
             if not more_body and self._left:
                 raise RuntimeError("the answer is shorter than its Content-Length")
         if not more_body:
             self.complete = True
-            self._wake()
+            if self._news is not None:
+                self._news.set()
             self._channel.answered()
+
+    def _write(self, data: bytes) -> None:
+        """`data`, behind the head where that has not left yet."""
+        head, self._head = self._head, None
+        if head is not None:
+            self.started = True
+            if len(data) > _JOINED_BYTES:
+                self._channel.write(head)
+            else:
+                data = head + data
+        if data:
+            self._channel.write(data)
