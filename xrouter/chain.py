@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from xrouter.config.settings import FilterEntry
-from xrouter.context import context
 from xrouter.dispatch import Dispatch
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.queries import Queries
@@ -66,7 +65,7 @@ def _noted(app: ASGIApp, name: str, world: World) -> ASGIApp:
     now = world.monotonic
 
     def enter(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        context(scope).steps.append((name, now()))
+        scope["xrouter"].steps.append((name, now()))
         return app(scope, receive, send)
 
     return enter

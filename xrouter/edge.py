@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
 from xrouter import ids
@@ -94,6 +94,8 @@ class Edge:
         request_id, session_id = "", None
         forwarded: bytes | None = None
         for name, value in scope["headers"]:
+            if name[:2] != b"x-":
+                continue
             if name == b"x-request-id":
                 request_id = value.decode("latin-1")
             elif name == b"x-session-id":
@@ -129,7 +131,7 @@ class Edge:
         return parsed is not None and any(parsed in network for network in self.trusted)
 
     def _finished(self, ctx: RequestContext, response: "_Response", error: XRouterError | None, left: bool) -> None:
-        outcome = ctx.outcome if ctx.provided("outcome") else None
+        outcome = ctx.outcome if "outcome" in ctx else None
         if outcome is not None and outcome.end == "client_abort":
             left = True
         status = 499 if left else response.status or 500
@@ -174,16 +176,18 @@ class _Response:
         self._ended = False
         self._streams = False
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """The chain's `send`: every response leaves with the ids and what filters have added."""
         if message["type"] == "http.response.start":
-            self._begin(message.setdefault("headers", []))
-            await self._send(message)
-            self.status = message["status"]  # only now: a head that waited for a slow client may have been cancelled
-            return
+            return self._start(message)
         if not message.get("more_body", False):
             self._ended = True
+        return self._send(message)
+
+    async def _start(self, message: Message) -> None:
+        self._begin(message.setdefault("headers", []))
         await self._send(message)
+        self.status = message["status"]  # only now: a head that waited for a slow client may have been cancelled
 
     async def fail(self, error: XRouterError) -> None:
         """Answer `error`; if a response has begun, end it, with an event where it is a stream."""

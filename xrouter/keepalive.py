@@ -15,7 +15,7 @@ INTERVAL_S: Final = 10.0
 class KeepAlive:
     """Sends a comment through `send` whenever nothing was sent for `INTERVAL_S`, until `stop()`.
 
-    Around anything else that is sent stand `pause()`, which waits for a comment under way, and `resume()`.
+    Around anything else that is sent stand `pause()`, whose comment under way is to be waited for, and `resume()`.
     """
 
     def __init__(self, send: Callable[[bytes], Awaitable[None]]) -> None:
@@ -26,10 +26,9 @@ class KeepAlive:
         self._comment: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(INTERVAL_S, self._fire)
 
-    async def pause(self) -> None:
+    def pause(self) -> "asyncio.Task[None] | None":
         self._busy = True
-        if self._comment is not None:
-            await self._comment
+        return self._comment
 
     def resume(self) -> None:
         self._busy = False

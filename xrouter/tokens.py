@@ -41,10 +41,12 @@ class Profile:
         data = text.encode("utf-8", "surrogatepass")
         digits = len(data) - len(data.translate(None, _DIGITS))
         symbols = len(data) - len(data.translate(None, _SYMBOLS))
-        cyrillic = wide = 0
-        if len(data) != len(text):
-            cyrillic = len(data.translate(None, _ALL_BUT_CYRILLIC))
-            wide = len(data.translate(None, _ALL_BUT_WIDE))
+        if len(data) == len(text):
+            latin = len(data) - digits - symbols
+            tokens = latin / self.latin + digits / self.digit + symbols / self.symbol
+            return round(tokens) or 1
+        cyrillic = len(data.translate(None, _ALL_BUT_CYRILLIC))
+        wide = len(data.translate(None, _ALL_BUT_WIDE))
         latin = len(text) - digits - symbols - cyrillic - wide
         tokens = (
             cyrillic / self.cyrillic

@@ -162,6 +162,9 @@ class SimulatedResponse:
         self._upstreams.noted("upstream piece", call.request)
         return piece
 
+    def arrived(self) -> None:
+        """Each piece is waited for."""
+
     def finish(self) -> None:
         """There is no connection to keep."""
 

@@ -44,8 +44,8 @@ class Answer:
         self._delivered.clear()
         self._delivered_tokens = 0
 
-    async def deliver(self, events: Sequence[Event]) -> None:
-        """Pass events on. A whole answer is only collected; a stream's first event is the first byte to the client."""
+    def take(self, events: Sequence[Event]) -> bytes:
+        """The client's bytes of more events, to be sent at once. None yet of an answer that is sent whole."""
         call = self.call
         assert call is not None
         for event in events:
@@ -59,8 +59,18 @@ class Answer:
         if self._renderer is None:
             self._renderer = renderer(self._ctx.call, self._head(call.target))
         data = self._renderer.feed(events)
-        if data and self.streams:
-            await self._send(data, events)
+        return data if self.streams else b""
+
+    async def send(self, data: bytes, events: Sequence[Event]) -> None:
+        """Pass a stream's bytes on: the first ones are the first byte to the client."""
+        keep_alive = self._keep_alive
+        if keep_alive is not None and (comment := keep_alive.pause()) is not None:
+            await comment
+        if not self.started:
+            await self._start()
+        await self._pass_on({"type": "http.response.body", "body": data, "more_body": True, "xrouter.events": events})
+        if keep_alive is not None:
+            keep_alive.resume()
 
     async def complete(self, usage: Usage | None, cost: int | None) -> None:
         """Send what is left of an answer that is whole. The outcome is written before this."""
@@ -113,9 +123,7 @@ class Answer:
         return AnswerHead(ctx.generation_id, name, int(ctx.started_at), target.upstream, ctx.openrouter)
 
     async def _start(self) -> None:
-        """The response's head, once. A comment that is sending it is waited for first (`KeepAlive.pause`)."""
-        if self.started:
-            return
+        """The response's head, for who has seen that it has not `started`: a comment that is sending it was waited for."""
         self.started = True
         ctx, call = self._ctx, self.call
         if call is not None:  # unknown while two calls race and a comment is due
@@ -130,26 +138,21 @@ class Answer:
         await self._pass_on({"type": "http.response.start", "status": 200, "headers": headers})
         self.begun = True
 
-    async def _send(self, data: bytes, events: Sequence[Event]) -> None:
+    async def _send_last(self, data: bytes) -> None:
         keep_alive = self._keep_alive
         if keep_alive is not None:
-            await keep_alive.pause()
-        await self._start()
-        await self._pass_on({"type": "http.response.body", "body": data, "more_body": True, "xrouter.events": events})
-        if keep_alive is not None:
-            keep_alive.resume()
-
-    async def _send_last(self, data: bytes) -> None:
-        if self._keep_alive is not None:
-            await self._keep_alive.pause()
-            self._keep_alive.stop()
-        await self._start()
+            if (comment := keep_alive.pause()) is not None:
+                await comment
+            keep_alive.stop()
+        if not self.started:
+            await self._start()
         await self._pass_on({"type": "http.response.body", "body": data, "more_body": False, "xrouter.events": ()})
         self.ended = True
 
     async def _comment(self, data: bytes) -> None:
         """A sign of life while the upstream says nothing."""
-        await self._start()
+        if not self.started:
+            await self._start()
         await self._pass_on({"type": "http.response.body", "body": data, "more_body": True, "xrouter.events": ()})
 
     def _counted(self) -> Usage | None:

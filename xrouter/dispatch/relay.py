@@ -230,7 +230,10 @@ class Relay:
         """The whole answer to the client, from its first events to its end."""
         try:
             while events:
-                await self.answer.deliver(events)
+                if data := self.answer.take(events):
+                    await self.answer.send(data, events)
+                if call.ended:
+                    break
                 events = await call.events()
             await self._complete(call)
             await call.end()

@@ -1,15 +1,14 @@
 """One call at one target with one credential: from the queue for its place to the end of its answer, as events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import cast
+from collections.abc import Sequence
 
 from xrouter.context import AttemptReason, RequestContext, Target
 from xrouter.errors import UpstreamError
 from xrouter.events import Event
 from xrouter.providers.base import Purpose
 from xrouter.providers.upstreams import Upstream
-from xrouter.upstream.base import UpstreamRequest, UpstreamResponse, read_whole
+from xrouter.upstream.base import UpstreamResponse, read_whole
 from xrouter.upstream.credentials import Credential
 from xrouter.world import World
 
@@ -22,8 +21,8 @@ class UpstreamCall:
     """`events()` until they are none, then `end()`; `aclose()` always. Used once."""
 
     __slots__ = (
-        "_account", "_backlog", "_ended", "_pieces", "_placed", "_response", "_spare", "_world", "answering", "began",
-        "called", "credential", "first_event_s", "noted", "reason", "target", "translator",
+        "_account", "_backlog", "_placed", "_response", "_spare", "_world", "answering", "began",
+        "called", "credential", "ended", "first_event_s", "noted", "reason", "target", "translator",
     )  # fmt: skip
 
     def __init__(
@@ -57,25 +56,24 @@ class UpstreamCall:
         self._spare = spare
         self._placed = False
         self._response: UpstreamResponse | None = None
-        self._pieces: AsyncIterator[bytes] | None = None
         self._backlog: list[bytes] = []  # of a large piece, what has not been fed yet; the next one is the last
-        self._ended = False
+        self.ended = False  # the last events have been given
 
     async def events(self) -> Sequence[Event]:
         """More of the answer; nothing once it is whole. Raises XRouterError for what the upstream does wrong."""
         translator = self.translator
-        pieces = self._pieces or await self._open()
-        while not self._ended:
+        response = self._response or await self._open()
+        while not self.ended:
             if translator.complete:
-                self._ended = True
+                self.ended = True
                 return translator.finish()
             if self._backlog:
                 data = self._backlog.pop()
             else:
-                try:
-                    data = await pieces.__anext__()
-                except StopAsyncIteration:
-                    self._ended = True
+                piece = response.arrived()
+                data = await anext(aiter(response), b"") if piece is None else piece
+                if not data:
+                    self.ended = True
                     return translator.finish()
                 if len(data) > _FEED_BYTES:
                     self._backlog = [data[at : at + _FEED_BYTES] for at in range(0, len(data), _FEED_BYTES)][::-1]
@@ -89,16 +87,19 @@ class UpstreamCall:
 
         The upstream frees its own place only when its answer ends, so ours is kept until then, a second at most.
         """
-        assert self._response is not None
-        assert self._pieces is not None
+        response = self._response
+        assert response is not None
         if self.translator.complete:
             try:
-                async with asyncio.timeout(_TAIL_S):
-                    async for _ in self._pieces:
-                        pass
+                while tail := response.arrived():
+                    pass
+                if tail is None:
+                    async with asyncio.timeout(_TAIL_S):
+                        async for _ in response:
+                            pass
             except (UpstreamError, TimeoutError):
                 pass  # the answer was complete: how its connection ends is nobody's loss
-        self._response.finish()
+        response.finish()
 
     async def aclose(self) -> None:
         """Give the connection and the place back. Idempotent; does not wait for the network."""
@@ -111,27 +112,24 @@ class UpstreamCall:
                 self._placed = False
                 self.credential.caller.gate.release()
 
-    async def _open(self) -> AsyncIterator[bytes]:
-        caller = self.credential.caller
+    async def _open(self) -> UpstreamResponse:
+        """Send the call, after the requests that have to go before it."""
+        caller, translator = self.credential.caller, self.translator
         if not self._spare:
-            await caller.gate.acquire(self._account)
+            if not caller.gate.take():
+                await caller.gate.acquire(self._account)
             self._placed = True
             self.called = self._world.monotonic()
-        response = self._response = await caller.open(await self._request())
-        translator = self.translator
+        exchange = translator.exchange()
+        try:
+            request = next(exchange)
+            while True:
+                request = exchange.send(await caller.fetch(request))
+        except StopIteration as done:
+            request = done.value
+        response = self._response = await caller.open(request)
         if not 200 <= response.status < 300:
             raise translator.error(await read_whole(response, _ERROR_BODY_BYTES))
         translator.started(response.status, response.headers)
         self.answering = True
-        pieces = self._pieces = aiter(response)
-        return pieces
-
-    async def _request(self) -> UpstreamRequest:
-        """The call itself, after the requests that have to go before it."""
-        exchange = self.translator.exchange()
-        try:
-            request = next(exchange)
-            while True:
-                request = exchange.send(await self.credential.caller.fetch(request))
-        except StopIteration as done:
-            return cast(UpstreamRequest, done.value)
+        return response

@@ -1,13 +1,15 @@
 """Read the request's body once, decode it once."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from xrouter.config.size import ByteSize
 from xrouter.context import context
 from xrouter.errors import BadRequest, PayloadTooLarge
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send
 from xrouter.surfaces.openai import read_call
+
+_READ: Final = frozenset({b"content-length", b"content-encoding"})
 
 
 class ClientLeft(Exception):
@@ -46,6 +48,8 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         size += len(piece)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        if not pieces and not message.get("more_body", False):
+            return bytes(piece)
         pieces.append(piece)
         if not message.get("more_body", False):
             return b"".join(pieces)
@@ -53,6 +57,8 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
 
 def _check_headers(headers: list[tuple[bytes, bytes]], max_bytes: int) -> None:
     for name, value in headers:
+        if name not in _READ:
+            continue
         if name == b"content-length" and int(value) > max_bytes:
             raise _too_large(max_bytes)
         if name == b"content-encoding" and value.lower() not in (b"", b"identity"):

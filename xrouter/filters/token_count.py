@@ -30,7 +30,7 @@ class TokenCount:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
         call = ctx.call
-        rates = tokens.profile(ctx.route.targets[0].model if ctx.provided("route") else call.models[0])
+        rates = tokens.profile(ctx.route.targets[0].model if "route" in ctx else call.models[0])
         ctx.estimate = Estimate(rates.count_call(call), call.request.output_cap(), rates.count)
         await reserve(ctx)
         await self.app(scope, receive, send)

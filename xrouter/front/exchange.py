@@ -30,7 +30,8 @@ _STATUS_LINES = {
     int(status): b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode("ascii")) for status in http.HTTPStatus
 }
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_BAD_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_LINE_END = b"\r\n"
+_TEXT = bytes({*range(256)} - {*range(32), 0x7F} | {0x09})  # what a header line may hold before its end
 _FRAMING = frozenset({b"content-length: ", b"connection: ", b"transfer-encoding: "})
 _NO_BODY = frozenset({204, 304})
 
@@ -220,8 +221,7 @@ class Exchange:
         if not self.whole and (self.expects_continue or self._body_bytes is None or self._body_bytes > DISCARD_BYTES):
             # Answered before the body has come: reading the rest away would cost more than a new connection.
             self.keep_alive = False
-        parts = [status_line(status), self._channel.default_lines]
-        values: list[bytes] = []
+        parts: list[bytes] = []
         declared: int | None = None
         for name, value in app_headers:
             start = field_start(name)
@@ -232,21 +232,22 @@ class Exchange:
                     self.keep_alive = False
                 if start != b"content-length: ":
                     continue  # the framing is the front's business
-            parts += (start, value, b"\r\n")
-            values.append(value)
-        if _BAD_VALUE.search(b"".join(values)):
+            parts += (start, value, _LINE_END)
+        lines = b"".join(parts)
+        if lines.translate(None, _TEXT) != _LINE_END * (len(parts) // 3):
             raise RuntimeError("invalid value of a response header")
+        framing = b""
         if self.bodiless or status in _NO_BODY:
             self._left = 0
         elif declared is not None:
             self._left = declared
         elif self._version == "1.1":
             self._chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n")
+            framing = b"transfer-encoding: chunked\r\n"
         else:
             self.keep_alive = False
-        parts.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        self._head = b"".join(parts)
+        end = _LINE_END if self.keep_alive else b"connection: close\r\n\r\n"
+        self._head = b"".join((status_line(status), self._channel.default_lines, lines, framing, end))
 
     def _send_body(self, body: bytes, more_body: bool) -> None:
         if self._chunked:

@@ -17,6 +17,7 @@ from xrouter.errors import BadRequest, MethodNotAllowed
 MAX_TARGET_BYTES = 8 * 1024
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
+_READ = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 _LINE_BYTES = 4  # the colon, the space and the line end of a header field
 _PATH = re.compile(rb'/[!"$-\[\]-~]*')  # printable ASCII without `#` and `\`
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -107,6 +108,8 @@ class Head:
             if value[-1:] in (b" ", b"\t"):
                 value = value.rstrip(b" \t")
                 headers[index] = (name, value)
+            if name not in _READ:
+                continue
             if name == b"host":
                 if host is not None:
                     raise BadRequest("The request has more than one Host")

@@ -85,7 +85,7 @@ class Metrics:
             self.errors.labels(error.origin.value, error.type).inc()
         if overhead_s is not None:
             self._overhead.observe(overhead_s)
-        if not ctx.provided("outcome"):
+        if "outcome" not in ctx:
             self._refused(ctx.endpoint.name, status, seconds)
             return
         outcome = ctx.outcome
@@ -95,18 +95,18 @@ class Metrics:
         series = self._known.get(kind)
         if series is None:
             series = self._known[kind] = self._series(*kind)
-        series.requests.inc()
+        series.requests.value += 1
         series.duration.observe(seconds)
-        series.stream_ends.inc()
+        series.stream_ends.value += 1
         for attempt in outcome.attempts:
             if attempt.kind is not None:
                 self.upstream_errors.labels(attempt.upstream, attempt.kind).inc()
         if outcome.first_token_s is not None:
             series.first_token.observe(outcome.first_token_s)
         if usage is not None:
-            series.input_tokens.inc(usage.input_tokens)
-            series.output_tokens.inc(usage.output_tokens)
-            if usage.source == "reported" and ctx.provided("estimate") and ctx.estimate.input_tokens:
+            series.input_tokens.value += usage.input_tokens
+            series.output_tokens.value += usage.output_tokens
+            if source == "reported" and "estimate" in ctx and ctx.estimate.input_tokens:
                 series.estimate_ratio.observe(usage.input_tokens / ctx.estimate.input_tokens)
 
     def _refused(self, endpoint: str, status: int, seconds: float) -> None:

@@ -29,6 +29,7 @@ from xrouter.routing.rates import TodaysRates
 from xrouter.wire import ProviderPreferences
 from xrouter.world import World
 
+_MOST_SETTLED: Final = 10_000  # names times kinds of keys; far more than a configuration has
 _LONGEST_NAME: Final = 128  # characters of an unknown model's name that a message repeats
 
 
@@ -71,6 +72,20 @@ class _Group(Struct, frozen=True):
     sort: Sort | None
 
 
+class _Settled(Struct, frozen=True):
+    """Candidates that are the same for every request of one model's name and one kind of key, while all places are well."""
+
+    candidates: Candidates
+    takes_images: bool
+
+
+def _is_settled(group: _Group) -> bool:
+    """Whether the order of a model's routes is always the same: no chance, no price of the day, nothing measured."""
+    model = group.model
+    ordered = model.balance == "order" or len(group.options) < 2
+    return ordered and group.sort is None and not model.has_canary and not model.shadows
+
+
 class Chooser:
     """The candidates of one configuration's requests. `fallback`: whether another may serve when one fails."""
 
@@ -90,9 +105,28 @@ class Chooser:
         self._fallback = fallback
         self._rates = TodaysRates(PriceBook(settings))
         self._models = {entry.id: options_of(entry, upstreams) for entry in catalog}
+        self._settled: dict[tuple[object, ...], _Settled] = {}  # by the model's name and what of the key decides
 
     def candidates(self, asking: Asking) -> Candidates:
-        """Raises nothing for what is asked: `Candidates.refusal` says what to answer when there are none."""
+        """Raises nothing for what is asked: `Candidates.refusal` says what to answer when there are none.
+
+        Where neither the request, nor chance, nor health has a say, what was found for the same name before is the answer.
+        """
+        request, principal = asking.call.request, asking.principal
+        if request.provider is not None or request.models is not None or not self._health.all_well:
+            return self._found(asking)[0]
+        decides = (request.model, asking.call.kind, principal.tier, principal.models)
+        settled = self._settled.get(decides)
+        if settled is not None and (settled.takes_images or not needs_images(asking.call)):
+            return settled.candidates
+        candidates, groups = self._found(asking)
+        if len(groups) == 1 and candidates.ordered and _is_settled(groups[0]):
+            if len(self._settled) >= _MOST_SETTLED:
+                self._settled.clear()
+            self._settled[decides] = _Settled(candidates, "image" in groups[0].model.entry.settings.inputs)
+        return candidates
+
+    def _found(self, asking: Asking) -> tuple[Candidates, Sequence[_Group]]:
         asked, refusals = self._asked(asking)
         demands = checks(
             asking.call,
@@ -113,13 +147,14 @@ class Chooser:
         alone = self._health.left_alone([option.place for group in groups for option in group.options])
         ordered = self._ordered(groups, alone, asking, draw)
         left_out += self._drop_fallbacks(ordered, asking.call.request.provider)
-        return Candidates(
+        candidates = Candidates(
             ordered=tuple([option.target for option in ordered]),
             left_out=tuple(left_out),
             left_alone=alone,
             shadows=copies(groups[0].model, draw, demands) if groups and groups[0].model.shadows else (),
             refusals=refusals,
         )
+        return candidates, groups
 
     def _asked(self, asking: Asking) -> tuple[list[tuple[ModelOptions, Sort | None]], tuple[XRouterError, ...]]:
         """The models asked for. One unknown, forbidden or unfit name among several is passed over."""

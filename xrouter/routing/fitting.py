@@ -87,12 +87,13 @@ def within(rates: Rates, most: MaxPrice) -> bool:
 
 
 def needs_images(call: Call) -> bool:
-    return isinstance(call.request, ChatRequest) and any(
-        part.type == "image_url"
-        for message in call.request.messages
-        if isinstance(message.content, list)
-        for part in message.content
-    )
+    request = call.request
+    if not isinstance(request, ChatRequest):
+        return False
+    for message in request.messages:
+        if isinstance(message.content, list) and any(part.type == "image_url" for part in message.content):
+            return True
+    return False
 
 
 def asked_parameters(call: Call) -> frozenset[str]:

@@ -127,6 +127,11 @@ class Health:
                 del self._records[place]
                 self._ejected.pop(place, None)
 
+    @property
+    def all_well(self) -> bool:
+        """Whether no place at all is ejected now."""
+        return not self._ejected
+
     def admits(self, place: Place) -> bool:
         """Whether a request may be sent there now. Changes nothing."""
         record = self._ejected.get(place)

@@ -152,17 +152,16 @@ class ChatAnswer(Renderer):
 
     def feed(self, events: Sequence[Event]) -> bytes:
         for part in events:
-            match part:
-                case Text(content):
-                    self._text.append(content)
-                case ReasoningText(content):
-                    self._reasoning.append(content)
-                case ToolCallPart():
-                    self._add_call(part)
-                case Finish():
-                    self._finish = part
-                case Answer(body):
-                    self._whole = body
+            if isinstance(part, Answer):
+                self._whole = part.body
+            elif isinstance(part, Finish):
+                self._finish = part
+            elif isinstance(part, Text):
+                self._text.append(part.content)
+            elif isinstance(part, ReasoningText):
+                self._reasoning.append(part.content)
+            elif isinstance(part, ToolCallPart):
+                self._add_call(part)
         return b""
 
     def end(self, usage: Usage | None, cost: int | None) -> bytes:

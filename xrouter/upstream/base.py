@@ -72,6 +72,9 @@ class UpstreamResponse(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
+    def arrived(self) -> bytes | None:
+        """The next piece where it need not be waited for: b'' at the body's end, None if only iterating can tell."""
+
     def finish(self) -> None:
         """The caller needs no more of the body and expects its end at once: keep the connection if so. Never waits."""
 

@@ -1,5 +1,6 @@
 """One configured upstream as the dispatch uses it: signed, paced calls over the engine that its settings name."""
 
+from collections.abc import Awaitable
 from dataclasses import fields
 
 from xrouter.config.settings import UpstreamSettings
@@ -88,14 +89,14 @@ class Caller:
             pace = self._paces[wanted] = Pace(f"{self.name} {kind}", rate, self._settings.queue_s, self._world)
         await pace.wait()
 
-    async def _send(self, request: UpstreamRequest) -> UpstreamResponse:
+    def _send(self, request: UpstreamRequest) -> Awaitable[UpstreamResponse]:
         """The one way out: every request that may carry a credential passes this check (fault matrix F45)."""
         origin = parse_target(request.url).origin
         if origin not in self._origins:
             raise InternalError(
                 detail=f"{self.name}: a request to {origin}, which its settings do not name, was stopped"
             )
-        return await self._engine.send(request)
+        return self._engine.send(request)
 
 
 def configured_origins(settings: UpstreamSettings) -> frozenset[Origin]:

@@ -91,7 +91,14 @@ class Exchange:
         while not self.status:
             if self._error is not None:
                 raise self._error
-            await self.wait()
+            self._waiter = self._loop.create_future()  # as `wait`, without a coroutine more for each request
+            try:
+                await self._waiter
+            except BaseException:
+                self.drop()
+                raise
+            finally:
+                self._waiter = None
 
     def drop(self) -> None:
         """Give the exchange up, and with it a connection that is in the middle of it."""
@@ -107,13 +114,18 @@ class Exchange:
         return self
 
     async def __anext__(self) -> bytes:
-        while not self.pieces:
-            if self._ended:
-                if self._error is not None:
-                    raise self._error
-                raise StopAsyncIteration
+        while (data := self.arrived()) is None:
             await self.wait()
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+    def arrived(self) -> bytes | None:
         pieces = self.pieces
+        if not pieces:
+            if self._error is not None:
+                raise self._error
+            return b"" if self._ended else None
         self.pieces = []
         self.buffered = 0
         if self._connection is not None:

@@ -58,15 +58,20 @@ class Gate:
     def place(self, key: str) -> Place:
         return Place(self, key)
 
+    def take(self) -> bool:
+        """Take a place if one is free. Pair with `release`."""
+        if self._places is None or self.active < self._places:
+            self.active += 1
+            return True
+        return False
+
     async def acquire(self, key: str) -> None:
         """Take a place; does not suspend while one is free. Pair with `release`.
 
         Raises UpstreamError (429, `rate_limit_exceeded`, another upstream may be tried) after `queue_s`.
         """
-        if self._places is None or self.active < self._places:
-            self.active += 1
-            return
-        await self._wait(key)
+        if not self.take():
+            await self._wait(key)
 
     def release(self) -> None:
         """Give a place back: to the next waiter if there is one."""

@@ -50,23 +50,21 @@ class Http1Engine:
         origin = parse_target(request.url).origin
         total_at = asyncio.get_running_loop().time() + self._timeouts.total_s
         connection = self._pool.take(origin)
-        if connection is not None:
+        kept = connection is not None
+        while True:
+            if connection is None:
+                connection = await self._connect(origin, total_at)
             try:
-                return await self._exchange(connection, head, request, total_at)
+                exchange = connection.start(head, request.body, total_at, request.method == "HEAD")
+                if connection.writing:
+                    await connection.write_body(exchange, request.body)
+                await exchange.head()
             except XRouterError:
-                if not self._stale(connection, request):
+                if not kept or not self._stale(connection, request):
                     raise
-        connection = await self._connect(origin, total_at)
-        return await self._exchange(connection, head, request, total_at)
-
-    async def _exchange(
-        self, connection: Connection, head: bytes, request: UpstreamRequest, total_at: float
-    ) -> Exchange:
-        exchange = connection.start(head, request.body, total_at, request.method == "HEAD")
-        if connection.writing:
-            await connection.write_body(exchange, request.body)
-        await exchange.head()
-        return exchange
+                connection, kept = None, False
+            else:
+                return exchange
 
     async def _connect(self, origin: Origin, total_at: float) -> Connection:
         if origin.scheme == "https" and self._tls is None:

@@ -256,6 +256,9 @@ class Httpx2Response:
             await self.aclose()
             raise
 
+    def arrived(self) -> None:
+        """httpx2 cannot say what has come."""
+
     def finish(self) -> None:
         if self._closing is None:
             self._closing = self._engine.own(self._drain())
