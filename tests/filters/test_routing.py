@@ -184,3 +184,23 @@ async def test_images_go_to_models_that_see(bench: Bench) -> None:
     assert await bench.upstreams(model="a/one", messages=picture) == ["yandex"]
     with pytest.raises(BadRequest):
         await bench.route(model="a/two", messages=picture)
+
+
+@pytest.mark.parametrize("before", [{"model": "a/two"}, {"model": "two"}])
+async def test_what_a_name_gave_before_holds_for_nobody_else(bench: Bench, before: dict[str, Any]) -> None:
+    """Candidates are kept by name: never past an ejection, a wish of the request, the key's scope or images."""
+    assert await bench.upstreams(**before) == ["dear", "cheap"]
+    bench.health.begin(("dear", "m"))
+    bench.health.eject(("dear", "m"), "probe", None, 60.0)
+    assert await bench.upstreams(**before) == ["cheap", "dear"]
+    bench.health.restore(("dear", "m"))
+    assert await bench.upstreams(**before) == ["dear", "cheap"]
+    assert await bench.upstreams(**before, provider={"order": ["cheap"]}) == ["cheap", "dear"]
+    assert await bench.upstreams(model=f"{before['model']}:floor") == ["cheap", "dear"]
+    with pytest.raises(Forbidden):
+        await bench.route(**before, scope={"a/one"})
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    with pytest.raises(BadRequest):
+        await bench.route(**before, messages=[{"role": "user", "content": [image]}])
+    with pytest.raises(BadRequest):
+        await bench.route(**before, kind="embeddings")
