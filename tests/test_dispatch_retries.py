@@ -1,5 +1,7 @@
 """The retry budget: what keeps retries from becoming the storm (fault matrix F04), by itself and through the gateway."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kit.gateway import CHAIN, RunningGateway, running_gateway
-from kit.hostile import Peer, Script, answer
+from kit.hostile import Peer, Script, answer, answering
 from kit.scripted import Scripted, scripted_upstream
-from kit.walk import chat, metric, record_of, user
+from kit.walk import chat, metric, record_of, until, user
 
 from xrouter.retries import RetryBudget, RetryBudgetSettings
 from xrouter.world import RealWorld
@@ -21,11 +23,19 @@ CONFIG = """
 upstreams:
   first: {provider: openai, base_url: "${FIRST}", concurrency: 500}
   second: {provider: openai, base_url: "${SECOND}", concurrency: 500}
+  narrow: {provider: openai, base_url: "${FIRST}", concurrency: 1, queue_s: 0.5}
 models:
+  narrow/chat: {price: free, routes: [{upstream: narrow, model: m}]}
+  narrow/first: {price: free, routes: [{upstream: narrow, model: m}, {upstream: second, model: m}]}
   one/chat: {price: free, routes: [{upstream: first, model: m}]}
   two/chat: {price: free, balance: order, routes: [{upstream: first, model: m}, {upstream: second, model: m}]}
 """
 STORM = 200
+GOOD = answer(
+    b'{"id":"up","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"Lima"},"finish_reason":"stop"}],'
+    b'"usage":{"prompt_tokens":2,"completion_tokens":1}}',
+    JSON,
+)
 
 
 class Still(RealWorld):
@@ -178,3 +188,28 @@ def test_retries_say_so(first: Scripted, second: Scripted, tmp_path: Path) -> No
         assert [(attempt["upstream"], attempt.get("reason", "first")) for attempt in attempts] == [
             ("first", "first"), ("second", "fallback"), ("first", "retry"), ("second", "retry"),
         ]  # fmt: skip
+
+
+def test_who_found_no_place_in_time_does_not_queue_again(first: Scripted, second: Scripted, tmp_path: Path) -> None:
+    """It goes on to another upstream, or is told. Fails if that 429 is one to retry: three waits and the pauses between."""
+    answered = threading.Event()
+
+    async def held(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.to_thread(answered.wait, 30)
+        peer.send(GOOD)
+        await peer.drain()
+
+    first.set(held)
+    second.set(answering(GOOD))
+    with ThreadPoolExecutor(1) as client:
+        for running in gateway(first, second, tmp_path, "{retries: 2}"):
+            holder = client.submit(chat, running, "narrow/chat", "Peru?")
+            until(lambda: len(first.requests) == 1, timeout_s=20)
+            reply = chat(running, "narrow/chat", "Peru?")
+            assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
+            (attempt,) = record_of(running, reply)["attempts"]
+            assert (attempt["status"], attempt["error"]) == (0, "rate_limit_exceeded")
+            assert chat(running, "narrow/first", "Peru?").headers["x-xrouter-upstream"] == "second"
+            answered.set()
+            assert holder.result(30).status_code == 200

@@ -36,9 +36,12 @@ tiers:
   tokens: {{requests: [1000/minute], tokens: [9000/minute]}}
   slots: {{concurrency: 4}}
   hour: {{requests: [400/hour]}}
+  upstream: {{}}
 filters:
   - auth
-  - rate_limit: {{on_store_failure: {policy}}}
+  - rate_limit:
+      on_store_failure: {policy}
+      limits: [{{per: upstream, concurrency: 3, tiers: [upstream]}}]
   - body
   - routing
   - token_count
@@ -204,6 +207,15 @@ def test_a_storm_of_aborts_gives_every_place_back(pair: Pair, sandbox: Sandbox) 
         pair.admits(headers, 10, 4)
 
 
+def test_two_gateways_keep_to_an_upstream_s_places(pair: Pair, sandbox: Sandbox) -> None:
+    """Whoever asks: an upstream's own `concurrency` is each process'."""
+    keys = [pair.key("upstream") for _ in range(2)]
+    with slow(sandbox, 2), ThreadPoolExecutor(2) as accounts:
+        storms = list(accounts.map(lambda headers: pair.storm(headers, 5), keys))
+        assert sandbox.state.in_flight["openai"].peak == 3
+    assert sum(map(statuses, storms), Counter()) == {200: 3, 429: 7}
+
+
 def test_f09_redis_killed_under_load(pair: Pair) -> None:
     """Neither a 429 for the outage nor an open gate: each process admits its share, and both count together again after.
 
@@ -325,15 +337,10 @@ def test_f11_no_client_notices_a_failover(tmp_path: Path, sandbox: Sandbox, poli
             finally:
                 clients.stop()
             assert set(clients.answers) == {200, 429}
-            assert (
-                degraded_s < 30
-            )  # the goal is 4, and docs/limits.md has what was measured; the rest is for a busy machine
-            if policy == "local_share":
-                assert clients.answers[200] <= 400
-                assert clients.answers[200] >= 400 - 2 * pair.store_errors()
-            print(
-                f"{policy}: degraded for {degraded_s:.1f} s, admitted {clients.answers[200]} of 400",
-                pair.store_errors(),
+            assert degraded_s < 30, (
+                "the goal is 4, and docs/limits.md has what was measured; a busy machine has the rest"
             )
+            if policy == "local_share":
+                assert 400 - pair.store_errors() <= clients.answers[200] <= 400
     finally:
         sentinels.stop()

@@ -113,7 +113,7 @@ async def test_queue_has_a_deadline() -> None:
     await gate.acquire("a")
     with pytest.raises(UpstreamError) as caught:
         await gate.acquire("b")
-    assert (caught.value.status, caught.value.type, caught.value.retry) == (429, "rate_limit_exceeded", True)
+    assert (caught.value.status, caught.value.type, caught.value.retry) == (429, "rate_limit_exceeded", False)
     assert caught.value.retry_after_s == 1.0
     assert "giga" not in caught.value.message
     assert (gate.active, gate.waiting) == (1, 0)

@@ -68,7 +68,8 @@ class Gate:
     async def acquire(self, key: str) -> None:
         """Take a place; does not suspend while one is free. Pair with `release`.
 
-        Raises UpstreamError (429, `rate_limit_exceeded`, another upstream may be tried) after `queue_s`.
+        Raises UpstreamError (429, `rate_limit_exceeded`) after `queue_s`: another upstream may be tried, but not this one
+        again, or each round of retries would be a further wait, from the end of the queue.
         """
         if not self.take():
             await self._wait(key)
@@ -132,6 +133,7 @@ class Gate:
                     "The upstream takes no more calls at the moment",
                     status=429,
                     type="rate_limit_exceeded",
+                    retry=False,
                     retry_after_s=1.0,
                     detail=f"{self._name}: no place within queue_s",
                 )
