@@ -16,7 +16,7 @@ its own data in `ctx.stash` under a key object of its own.
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, NoReturn, Protocol, TypeVar, overload
 
 import msgspec
 from msgspec import Struct
@@ -192,11 +192,21 @@ class Estimate(Struct, frozen=True):
     count: Callable[[str], int]  # the same counter, for text of the answer
 
 
+class Cost(NamedTuple):
+    """What an answer costs, nanocredits. `output_nano`: the part of its output; the rest is the prompt's."""
+
+    nano: int
+    output_nano: int
+
+
 class Quote(Protocol):
     """The price fixed at admission."""
 
     def cost(self, usage: Usage, target: Target | None = None) -> int:
         """Nanocredits for `usage` at the price of `target`, the one that served; without it, at the dearest target's."""
+
+    def parts(self, usage: Usage, target: Target) -> Cost:
+        """The same, divided as the client is told it."""
 
 
 class Attempt(Struct, frozen=True):
@@ -231,6 +241,7 @@ class Outcome(Struct, frozen=True):
     upstream_model: str | None = None
     first_token_s: float | None = None  # since the request's start
     error: XRouterError | None = None
+    pieces: int = 0  # in which the answer came from the upstream
 
 
 class RequestContext(dict[str, Any]):

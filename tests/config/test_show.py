@@ -8,6 +8,7 @@ import pytest
 
 from xrouter.commands import check
 from xrouter.config.show import describe, describe_json
+from xrouter.config.version import version
 
 TEXT = """
 server: {port: 8081}
@@ -21,8 +22,12 @@ models:
   a/b:
     aliases: [x]
     variants: {rc: rc}
-    price: {input: "0.5", output: "1.2", cached_input: "0", per: 1000}
-    routes: [{upstream: one, model: m, weight: 2}, {upstream: two, model: n, surface: native}]
+    price: {input: "0.5", output: "1.2", cached_input: "0", per: 1000, since: "2026-02-01"}
+    price_changes: [{input: "0.6", output: "1.3", cost: {input: "0.1"}, since: "2026-12-01"}]
+    variant_prices: {rc: free}
+    routes:
+      - {upstream: one, model: m, weight: 2}
+      - {upstream: two, model: n, surface: native, price: {input: "7", per: 1}}
   c/d: {kind: embedding, price: free, routes: [{upstream: two, model: e}]}
 tiers: {free: {requests: [20/minute], concurrency: 5}}
 filters:
@@ -85,7 +90,10 @@ upstreams
 models
   a/b (chat): one: m ×2 → two: n (native)
     also called x, a/b:rc, x:rc
-    price: input 0.5, output 1.2, cached_input 0 per 1000 tokens
+    price: input 0.5, output 1.2, cached_input 0 per 1000 tokens, since 2026-02-01
+    price from 2026-12-01: input 0.6, output 1.3 per 1000 tokens; costs input 0.1 per 1000 tokens
+    price of :rc: free
+    price at two: n: input 7 per 1 tokens
   c/d (embedding): two: e
     price: free
 
@@ -110,10 +118,11 @@ def test_json_form(load_text):
         "config": {},
         "place": summary["chain"][2]["place"],
     }
-    assert summary["chain"][2]["place"].endswith("x.yaml:19:5")
+    assert summary["chain"][2]["place"].endswith("x.yaml:23:5")
     assert summary["upstreams"][0]["credentials"] == {"api_key": True, "token": False}
     assert summary["models"][1] == {
         "id": "c/d", "kind": "embedding", "names": ["c/d"], "routes": ["two: e"], "price": "free",
+        "other_prices": {},
     }  # fmt: skip
     assert "canary" not in json.dumps(summary)
 
@@ -153,3 +162,17 @@ def test_command_needs_a_file(arguments):
     check.add_parser(parser.add_subparsers())
     with pytest.raises(SystemExit):
         parser.parse_args(["check", *arguments])
+
+
+def test_a_version_is_of_the_meaning_and_not_of_the_text(load_text):
+    """So that two receipts with one version ran under the same prices. Fails if only the prices of today are in it."""
+    first = version(load_text(TEXT))
+    assert version(load_text(TEXT.replace("\nserver", "\n# a comment\nserver"))) == first
+    assert version(load_text(TEXT.replace("canary-5", "another secret"))) == first
+    for old, new in (
+        ("0.6", "0.7"),
+        ("workers", "workers"),
+        ("rc: free", "rc: {input: '1'}"),
+        ("20/minute", "21/minute"),
+    ):
+        assert (version(load_text(TEXT.replace(old, new))) == first) is (old == new)

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kit.cancel import cancel_at_every_await
 from kit.keys import HandWorld
 from kit.money import ACCOUNT, KEY, Money, grant, money
 
@@ -260,17 +261,21 @@ async def test_f38_one_that_swallows_its_cancellation_is_settled_once(bench: Ben
     assert bench.receipt()["charged_nano"] == INPUT * IN + 2 * OUT
 
 
-async def test_f08_cancelled_at_every_await_it_ends_once(bench: Bench) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+async def test_f08_cancelled_at_every_await_it_ends_once(bench: Bench, late: bool) -> None:
     """Incident I-22. Fails without the `finally` around the inner app, and without the ledger's owned tasks."""
-    for turns in range(25):
-        task = asyncio.create_task(bench.request(stream(1, 1, 1, usage=Usage(INPUT, 3))))
-        for _ in range(turns):
+
+    async def inner(ctx: RequestContext, send: Send) -> None:
+        async def slowly(message: Any) -> None:
             await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            await send(message)
+
+        await stream(1, 1, 1, usage=Usage(INPUT, 3))(ctx, slowly)
+
+    assert await cancel_at_every_await(lambda: bench.request(inner), late=late) >= 7  # hold, five messages, settlement
     await bench.books.ledger.aclose()
     states = set((await bench.books.holds()).values())
-    assert states <= {"settled", "released"}
+    assert states == {"settled", "released"}
     assert (await bench.books.account()).held_nano == 0
 
 

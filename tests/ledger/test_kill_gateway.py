@@ -83,7 +83,10 @@ async def client(url: str, key: str, chance: random.Random, finished: dict[str, 
 async def load(process: subprocess.Popen[bytes], url: str, key: str, finished: dict[str, int | None]) -> None:
     chance = random.Random()
     clients = [asyncio.create_task(client(url, key, chance, finished)) for _ in range(CLIENTS)]
-    await asyncio.sleep(chance.uniform(0.2, 1.0))
+    before, deadline = len(finished), time.monotonic() + 20
+    while len(finished) < before + CLIENTS and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)  # on a busy machine the clients take seconds to begin
+    await asyncio.sleep(chance.uniform(0, 1.0))
     process.kill()
     await asyncio.gather(*clients)
 

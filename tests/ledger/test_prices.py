@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from xrouter.config.settings import ModelSettings, Price, RouteSettings, Settings, UpstreamSettings
 from xrouter.config.settings import Rates as RateSettings
@@ -64,6 +65,20 @@ def test_a_cost_is_exact_and_rounded_up_once(price: Price, usage: Usage, images:
         return
     assert exact <= cost < exact + 1
     assert 0 <= cost <= LARGEST_NANO
+
+
+@given(prices(), usages())
+def test_the_parts_that_a_client_is_told_are_the_whole_and_none_is_negative(price: Price, usage: Usage) -> None:
+    rates = Rates.of(price)
+    try:
+        cost = rates.cost(usage)
+    except UpstreamProtocolError:
+        return
+    output = (
+        exactly(price, structs.replace(usage, input_tokens=0, cached_tokens=0), 0) - Fraction(price.request) * 10**9
+    )
+    assert output <= rates.output_part(usage) < output + 1
+    assert 0 <= rates.output_part(usage) <= cost
 
 
 @given(prices(), usages(), st.integers(0, 10**6), st.integers(0, 10**6))

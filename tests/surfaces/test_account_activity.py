@@ -51,6 +51,9 @@ def test_activity_is_of_thirty_whole_days(accounts: Accounts, history: int) -> N
     assert first["usage"] == pytest.approx(4 * (1 + 1e-9))
     assert (first["model"], first["provider_name"]) == ("gigachat/max", "giga")
     assert "workspace_id" not in first
+    assert not {"provider_cost", "margin"} & set(first), "what the operator pays is none of the account's business"
+    told = accounts.data(TOKEN, "GET", "activity?account=past")[0]
+    assert (told["provider_cost"], told["margin"]) == (0.2, pytest.approx(3.8 + 4e-9))
 
 
 def test_activity_can_be_narrowed(accounts: Accounts, history: int) -> None:

@@ -28,6 +28,10 @@ def test_a_receipt_agrees_with_the_answer_to_the_last_nanocredit(accounts: Accou
     assert Decimal(answer.headers["x-xrouter-cost"]) == receipt["total_cost"] > 0
     assert receipt["tokens_prompt"] == receipt["native_tokens_prompt"] == body["usage"]["prompt_tokens"]
     assert receipt["tokens_completion"] == body["usage"]["completion_tokens"]
+    details = body["usage"]["cost_details"]
+    prompt, completions = (details[f"upstream_inference_{part}_cost"] for part in ("prompt", "completions"))
+    assert prompt + completions == receipt["total_cost"]
+    assert completions == body["usage"]["completion_tokens"] * Decimal("0.65") / 1000
     assert receipt["xrouter"]["rule"] == "complete"
     assert receipt["xrouter"]["usage"]["source"] == "reported"
     assert receipt["xrouter"]["hold"]["state"] == "settled"
@@ -58,6 +62,35 @@ def test_a_receipt_names_the_attempts_and_the_application(accounts: Accounts, fr
     assert receipt["xrouter"]["requested_model"] == "gigachat-max"
     assert receipt["xrouter"]["title"] == "App"
     assert 0 <= receipt["latency"] <= receipt["xrouter"]["duration_ms"]
+    assert 0 < receipt["xrouter"]["overhead_ms"] <= receipt["latency"]
+    assert receipt["xrouter"]["pieces"] > 1
+
+
+def test_a_receipt_keeps_the_parameters_and_the_configuration_and_no_text(
+    accounts: Accounts, fresh_account: Fresh
+) -> None:
+    secret = accounts.new_key(account=fresh_account("parameters"))
+    body = {
+        "model": "gigachat/max",
+        "messages": [{"role": "user", "content": "Привет"}],
+        "temperature": 0.3,
+        "top_p": 0.9,
+        "max_tokens": 50,
+        "seed": 2**60,
+        "stop": ["КОНЕЦ"],
+        "metadata": {"secret": "text"},
+        "tools": [{"type": "function", "function": {"name": n, "parameters": {"type": "object"}}} for n in ("a", "b")],
+    }
+    answer = accounts.ask(secret, "POST", "chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    receipts = [
+        accounts.data(secret, "GET", f"generation?id={one.headers['x-generation-id']}")["xrouter"]
+        for one in (answer, accounts.chat(secret))
+    ]
+    assert receipts[0]["parameters"] == {"max_tokens": 50, "stop": 1, "temperature": 0.3, "tools": 2, "top_p": 0.9}
+    assert receipts[1]["parameters"] == {}
+    assert receipts[0]["configuration"] == receipts[1]["configuration"]
+    assert len(receipts[0]["configuration"]["version"]) == 12
 
 
 def test_a_receipt_is_its_account_s_alone(accounts: Accounts, fresh_account: Fresh) -> None:

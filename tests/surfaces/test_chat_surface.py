@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from xrouter.context import Cost
 from xrouter.errors import UpstreamTimeout
 from xrouter.events import Answer, Embedding, Event, Finish, ReasoningText, Text, ToolCallPart, Usage, Verbatim
 from xrouter.surfaces.base import AnswerHead, credits, encode, usage_object
@@ -20,7 +21,7 @@ DONE = "data: [DONE]"
 
 
 def rendered(body: dict[str, Any], events: Sequence[Event], *, kind: str = "chat", usage: Usage | None = None,
-             cost: int | None = None, openrouter: bool = False) -> bytes:  # fmt: skip
+             cost: Cost | None = None, openrouter: bool = False) -> bytes:  # fmt: skip
     this = renderer(read_call(kind, encode_json(body)), AnswerHead("gen-1", "a/b", 7, "up", openrouter))
     return b"".join(this.feed([event]) for event in events) + this.end(usage, cost)
 
@@ -120,9 +121,13 @@ def test_usage_in_a_stream(kind: str, fields: dict[str, Any], openrouter: bool, 
 
 def test_details_that_are_unknown_are_absent_never_null() -> None:
     assert usage_object(Usage(5, 2), None) == {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-    full = usage_object(Usage(5, 2, cached_tokens=0, reasoning_tokens=1), 1_500_000_000)
+    full = usage_object(Usage(5, 2, cached_tokens=0, reasoning_tokens=1), Cost(1_500_000_000, 500_000_001))
     assert full["prompt_tokens_details"] == {"cached_tokens": 0}
     assert full["completion_tokens_details"] == {"reasoning_tokens": 1}
+    assert encode(full).endswith(
+        b'"cost":1.5,"is_byok":false,"cost_details":{"upstream_inference_prompt_cost":0.999999999,'
+        b'"upstream_inference_completions_cost":0.500000001}}'
+    )
 
 
 @pytest.mark.parametrize(

@@ -38,13 +38,14 @@ class UpstreamSummary(msgspec.Struct, frozen=True):
 
 
 class ModelSummary(msgspec.Struct, frozen=True):
-    """`routes` in their order: `upstream: model`. `price` in credits, as written."""
+    """`routes` in their order: `upstream: model`. Prices in credits, as written; `other_prices`: when and where."""
 
     id: str
     kind: str
     names: tuple[str, ...]
     routes: tuple[str, ...]
     price: str
+    other_prices: dict[str, str] = {}
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -117,25 +118,31 @@ def _model(model_id: str, model: ModelSettings) -> ModelSummary:
         + (f", shadow {route.shadow:g} %" if route.shadow else "")
         for route in model.routes
     )
-    return ModelSummary(model_id, model.kind, tuple(names), routes, _price(model.price))
+    return ModelSummary(model_id, model.kind, tuple(names), routes, _price(model.price), _other_prices(model))
 
 
-def _price(price: Rates | str | None) -> str:
-    if not isinstance(price, Rates):
+def _other_prices(model: ModelSettings) -> dict[str, str]:
+    """In the order in which they give way: by date, by variant, by route."""
+    dated = {f"from {price.since}": _rates(price) for price in model.price_changes}
+    variants = {f"of :{name}": _price(price) for name, price in model.variant_prices.items()}
+    routes = {f"at {route.upstream}: {route.model}": _price(route.price) for route in model.routes if route.price}
+    return dated | variants | routes
+
+
+def _price(price: Price | str | None) -> str:
+    if not isinstance(price, Price):
         return str(price)
+    return _rates(price) + (f", since {price.since}" if price.since else "")
+
+
+def _rates(price: Rates) -> str:
     parts = [
         f"{field.name} {getattr(price, field.name)}"
         for field in fields(Rates)
         if field.name != "per" and getattr(price, field.name) not in (None, field.default)
     ]
     text = f"{', '.join(parts)} per {price.per} tokens"
-    if not isinstance(price, Price):
-        return text
-    return (
-        text
-        + (f", from {price.since}" if price.since else "")
-        + (f"; costs {_price(price.cost)}" if price.cost else "")
-    )
+    return text + (f"; costs {_rates(price.cost)}" if isinstance(price, Price) and price.cost else "")
 
 
 def plain(value: Any) -> Plain:
@@ -186,6 +193,7 @@ def _lines(summary: Summary) -> Iterator[str]:
         if len(model.names) > 1:
             yield f"    also called {', '.join(model.names[1:])}"
         yield f"    price: {model.price}"
+        yield from (f"    price {where}: {price}" for where, price in model.other_prices.items())
     if summary.tiers:
         yield ""
         yield "tiers"

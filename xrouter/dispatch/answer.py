@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from xrouter.context import RequestContext, Target
+from xrouter.context import Cost, RequestContext, Target
 from xrouter.dispatch.upstream_call import UpstreamCall
 from xrouter.errors import XRouterError
 from xrouter.events import Event, Finish, Usage
@@ -32,6 +32,7 @@ class Answer:
         self.call: UpstreamCall | None = None  # the one whose answer this is
         self.first_token_s: float | None = None  # since the request's start
         self.finish: Finish | None = None
+        self.pieces = 0  # events that came
         self._delivered: list[Event] = []
         self._delivered_tokens = 0
 
@@ -41,6 +42,7 @@ class Answer:
         self._renderer = None
         self.finish = None
         self.first_token_s = None
+        self.pieces = 0
         self._delivered.clear()
         self._delivered_tokens = 0
 
@@ -53,6 +55,7 @@ class Answer:
                 self.finish = event
         if self.first_token_s is None:
             self._note_first(call)
+        self.pieces += len(events)
         self._delivered.extend(events)
         if len(self._delivered) > _FOLD_EVENTS:
             self._fold()
@@ -72,7 +75,7 @@ class Answer:
         if keep_alive is not None:
             keep_alive.resume()
 
-    async def complete(self, usage: Usage | None, cost: int | None) -> None:
+    async def complete(self, usage: Usage | None, cost: Cost | None) -> None:
         """Send what is left of an answer that is whole. The outcome is written before this."""
         if self._renderer is None:
             assert self.call is not None
@@ -81,7 +84,7 @@ class Answer:
         if not self.streams:
             headers = self._ctx.response_headers
             if cost is not None:
-                headers.append((b"x-xrouter-cost", b"%d.%09d" % divmod(cost, 10**9)))
+                headers.append((b"x-xrouter-cost", b"%d.%09d" % divmod(cost.nano, 10**9)))
             headers.append((b"content-length", b"%d" % len(last)))
         await self._send_last(last)
 

@@ -94,6 +94,7 @@ class Relay:
             upstream_model=translator.upstream_model if translator is not None else None,
             first_token_s=answer.first_token_s,
             error=error,
+            pieces=answer.pieces,
         )
 
     async def _try_targets(self) -> None:
@@ -252,7 +253,7 @@ class Relay:
         self.services.upstreams[call.target.upstream].credentials.served(call.credential, call.target.model)
         self.conclude("client_abort" if self.left else "complete", whole=True)
         usage = ctx.outcome.usage
-        cost = ctx.quote.cost(usage, call.target) if usage is not None and ctx.provided("quote") else None
+        cost = ctx.quote.parts(usage, call.target) if usage is not None and ctx.provided("quote") else None
         await self.answer.complete(usage, cost)
 
     async def _discard(self, begun: _Begun) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xrouter.config.settings import DEFAULT_TIER
+from xrouter.config.version import InForce, version
 from xrouter.context import ClientAbort, context
 from xrouter.filters.base import ASGIApp, Message, Receive, Scope, Send, Services
 from xrouter.filters.idempotency import Idempotency, idempotency_name
@@ -29,7 +30,14 @@ class Quota:
         self.prices = PriceBook(services.settings)
         tiers = services.settings.tiers.items()
         self.quotas = {name: quota_limits(name, tier.quota) for name, tier in tiers if tier.quota is not None}
-        self.parts = Parts(services.ledger, services.world, services.catalog, RecentOutputs(), config.on_store_failure)
+        self.parts = Parts(
+            services.ledger,
+            services.world,
+            services.catalog,
+            RecentOutputs(),
+            config.on_store_failure,
+            InForce(version(services.settings), int(services.world.now())),
+        )
         self.idempotency = Idempotency(services)
 
     async def aclose(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 from msgspec import structs
 
 from xrouter.catalog import Catalog
+from xrouter.config.version import InForce
 from xrouter.context import Call, Outcome, RequestContext, Target
 from xrouter.errors import PaymentRequired, StoreUnavailable, UpstreamProtocolError
 from xrouter.events import Event, Usage
@@ -43,6 +44,7 @@ class Parts:
     catalog: Catalog
     outputs: RecentOutputs
     on_store_failure: OnStoreFailure
+    configuration: InForce
 
 
 class Billing:
@@ -243,6 +245,7 @@ class Billing:
                 duration_s=self._parts.world.monotonic() - ctx.started,
                 output_cap=self._output_cap,
                 held_nano=self._held_nano,
+                configuration=self._parts.configuration,
             ),
         )
 

@@ -20,7 +20,7 @@ import msgspec
 
 from xrouter.config import settings
 from xrouter.config.settings import ModelSettings, Settings
-from xrouter.context import Target
+from xrouter.context import Cost, Target
 from xrouter.errors import UpstreamProtocolError
 from xrouter.events import Usage
 from xrouter.ledger.book import LARGEST_NANO
@@ -87,6 +87,12 @@ class Rates(msgspec.Struct, frozen=True):
         if nano > LARGEST_NANO:
             raise UpstreamProtocolError("The upstream's token counts cannot be right", detail=f"{usage!r} costs {nano}")
         return nano
+
+    def output_part(self, usage: Usage) -> int:
+        """Of `cost(usage)`, what is for the output: rounded up, so the other part is never negative."""
+        reasoning = min(usage.reasoning_tokens or 0, usage.output_tokens)
+        exact = self.output * (usage.output_tokens - reasoning) + self.reasoning * reasoning
+        return -(-exact // self.denominator)
 
     def affordable_output(self, nano: int, input_tokens: int, images: int = 0) -> int | None:
         """How many tokens of output `nano` pays for, besides the input; None: any number, since output is free."""
@@ -160,6 +166,10 @@ class PriceQuote(msgspec.Struct):
             self._costed = (usage, target, nano)
             return nano
         return max(price.rates.cost(usage, self.images) for price in self.prices.values())
+
+    def parts(self, usage: Usage, target: Target) -> Cost:
+        """What `usage` costs at `target`, divided between the answer and all else."""
+        return Cost(self.cost(usage, target), self.of(target).rates.output_part(usage))
 
     def most(self, input_tokens: int, output_tokens: int) -> int:
         """The most that so many tokens can cost at any target, whatever part of the output is reasoning."""

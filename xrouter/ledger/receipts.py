@@ -1,11 +1,13 @@
 """What a person needs to understand a charge, kept with its generation as JSON (`generations.details`)."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from xrouter.config.version import InForce
 from xrouter.context import Attempt, Outcome, RequestContext
 from xrouter.ledger.decisions import Decision, decisions
+from xrouter.ledger.parameters import parameters
 from xrouter.store.retention import DROPPED
 
 _LONGEST: Final = 512  # characters of any text that came from outside
@@ -44,6 +46,10 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     served_model: str | None = None  # as the provider names it
     native_finish_reason: str | None = None
     error: str | None = None  # its type
+    pieces: int = 0  # in which the answer came from the upstream
+    overhead_s: float | None = None  # the gateway's own part of `first_token_s`
+    configuration: InForce | None = None
+    parameters: dict[str, Any] | None = None
     attempts: tuple[AttemptRecord, ...] = ()
     decisions: tuple[Decision, ...] = ()
     output_cap: int | None = None  # max_tokens as it was sent upstream, if the balance set it
@@ -72,6 +78,7 @@ def details(
     duration_s: float,
     output_cap: int | None,
     held_nano: int | None,
+    configuration: InForce | None,
 ) -> str:
     """The details of a request as JSON. `headers` are the request's; `held_nano` is what was held for it, None: nothing."""
     request, app = ctx.call.request, _app(headers)
@@ -86,6 +93,10 @@ def details(
         served_model=_kept(outcome.upstream_model) if outcome else None,
         native_finish_reason=_kept(outcome.native_finish_reason) if outcome else None,
         error=outcome.error.type if outcome and outcome.error else None,
+        pieces=outcome.pieces if outcome else 0,
+        overhead_s=_overhead_s(ctx, outcome),
+        configuration=configuration,
+        parameters=parameters(ctx.call, output_cap),
         attempts=tuple(map(_attempt, outcome.attempts[:_MOST_ATTEMPTS])) if outcome else (),
         decisions=decisions(ctx, held_nano),
         output_cap=output_cap,
@@ -102,6 +113,12 @@ def details(
 def _kept(text: str | None) -> str | None:
     """What is kept of a text that a client or an upstream has written: never so much, or so odd, that a charge fails."""
     return None if text is None else text[:_LONGEST].encode("utf-8", "replace").decode()
+
+
+def _overhead_s(ctx: RequestContext, outcome: Outcome | None) -> float | None:
+    if outcome is None or outcome.first_token_s is None:
+        return None
+    return round(max(0.0, outcome.first_token_s - ctx.upstream_s), 6)
 
 
 def _attempt(attempt: Attempt) -> AttemptRecord:

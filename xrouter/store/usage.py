@@ -40,6 +40,7 @@ class ActivityRow:
     cached_tokens: int
     reasoning_tokens: int
     charged_nano: int
+    provider_cost_nano: int
 
 
 async def read_credits(engine: AsyncEngine, account: str | None) -> Credits | None:
@@ -77,7 +78,8 @@ async def read_activity(
 ) -> list[ActivityRow]:
     """Sums of whole days, newest first."""
     days = usage_days.c
-    summed = ("requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "charged_nano")
+    summed = ("requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "charged_nano",
+              "provider_cost_nano")  # fmt: skip
     owner = days.account if by_account else null()
     groups = (days.day, owner, days.model, days.upstream) if by_account else (days.day, days.model, days.upstream)
     query = (

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 from msgspec import Struct
 
-from xrouter.context import Call
+from xrouter.context import Call, Cost
 from xrouter.errors import XRouterError
 from xrouter.events import Event, Usage
 
@@ -41,8 +41,8 @@ class Renderer(ABC):
         """What the client gets of `events` now; b'' for an answer that is sent whole."""
 
     @abstractmethod
-    def end(self, usage: Usage | None, cost: int | None) -> bytes:
-        """The rest: the whole body, or a stream's last events. `cost` is in nanocredits."""
+    def end(self, usage: Usage | None, cost: Cost | None) -> bytes:
+        """The rest: the whole body, or a stream's last events."""
 
     def failed(self, error: XRouterError) -> bytes:
         """A stream's last event when it breaks after the first byte."""
@@ -56,7 +56,7 @@ def credits(nano: int) -> Decimal:
     return whole if whole == amount else amount.normalize()
 
 
-def usage_object(usage: Usage, cost: int | None) -> dict[str, Any]:
+def usage_object(usage: Usage, cost: Cost | None) -> dict[str, Any]:
     """OpenAI's `usage` with OpenRouter's `cost`. Details that the provider did not report are left out, never null."""
     body: dict[str, Any] = {
         "prompt_tokens": usage.input_tokens,
@@ -68,6 +68,10 @@ def usage_object(usage: Usage, cost: int | None) -> dict[str, Any]:
     if usage.reasoning_tokens is not None:
         body["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     if cost is not None:
-        body["cost"] = credits(cost)
+        body["cost"] = credits(cost.nano)
         body["is_byok"] = False
+        body["cost_details"] = {
+            "upstream_inference_prompt_cost": credits(cost.nano - cost.output_nano),
+            "upstream_inference_completions_cost": credits(cost.output_nano),
+        }
     return body

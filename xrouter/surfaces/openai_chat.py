@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
-from xrouter.context import Call
+from xrouter.context import Call, Cost
 from xrouter.errors import XRouterError
 from xrouter.events import Answer, Event, Finish, ReasoningText, Text, ToolCallPart, Usage, Verbatim
 from xrouter.surfaces.base import AnswerHead, Renderer, encode, usage_object
@@ -93,7 +93,7 @@ class ChatStream(Renderer):
                     pieces.append(self._from_whole(body))
         return b"".join(pieces)
 
-    def end(self, usage: Usage | None, cost: int | None) -> bytes:
+    def end(self, usage: Usage | None, cost: Cost | None) -> bytes:
         if usage is None or not wants_usage(self.call, self.head):
             return DONE
         counted = encode(usage_object(usage, cost))
@@ -164,7 +164,7 @@ class ChatAnswer(Renderer):
                 self._add_call(part)
         return b""
 
-    def end(self, usage: Usage | None, cost: int | None) -> bytes:
+    def end(self, usage: Usage | None, cost: Cost | None) -> bytes:
         head = self.head
         body = self._whole
         if body is None:

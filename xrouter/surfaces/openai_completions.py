@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from xrouter.context import Cost
 from xrouter.errors import XRouterError
 from xrouter.events import Answer, Event, Finish, Text, Usage, Verbatim
 from xrouter.surfaces.base import Renderer, encode, usage_object
@@ -32,7 +33,7 @@ class CompletionStream(Renderer):
                     self._verbatim = True
         return b"".join(pieces)
 
-    def end(self, usage: Usage | None, cost: int | None) -> bytes:
+    def end(self, usage: Usage | None, cost: Cost | None) -> bytes:
         if usage is None or not wants_usage(self.call, self.head):
             return DONE
         return event(encode({**self._head(), "choices": [], "usage": usage_object(usage, cost)})) + DONE
@@ -79,7 +80,7 @@ class CompletionAnswer(Renderer):
                     self._whole = body
         return b""
 
-    def end(self, usage: Usage | None, cost: int | None) -> bytes:
+    def end(self, usage: Usage | None, cost: Cost | None) -> bytes:
         head = self.head
         body = self._whole or {
             "created": head.created,

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from xrouter.context import Cost
 from xrouter.events import Answer, Embedding, Event, Usage
 from xrouter.surfaces.base import Renderer, encode, usage_object
 from xrouter.wire import EmbeddingRequest
@@ -27,7 +28,7 @@ class EmbeddingAnswer(Renderer):
                     self._whole = body
         return b""
 
-    def end(self, usage: Usage | None, cost: int | None) -> bytes:
+    def end(self, usage: Usage | None, cost: Cost | None) -> bytes:
         request = self.call.request
         assert isinstance(request, EmbeddingRequest)
         as_base64 = request.encoding_format == "base64"

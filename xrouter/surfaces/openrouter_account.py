@@ -95,7 +95,7 @@ class AccountShapes:
             key_hash=query.get("api_key_hash"),
             by_account=group_by is not None,
         )
-        return {"data": [_activity(row) for row in rows]}
+        return {"data": [_activity(row, principal.operator) for row in rows]}
 
     def _key(
         self, principal: Principal, key: Key | None, spent: KeySpending, *, paid: bool, free_requests: int
@@ -185,7 +185,8 @@ def _budget(limit: SpendingLimit, usage: KeyUsage) -> dict[str, Any]:
     }
 
 
-def _activity(row: ActivityRow) -> dict[str, Any]:
+def _activity(row: ActivityRow, operator: bool) -> dict[str, Any]:
+    """What the operator pays to providers is told to the operator alone."""
     shape = {
         "date": date.fromordinal(_EPOCH_ORDINAL + row.day).isoformat(),
         "model": row.model,
@@ -200,6 +201,9 @@ def _activity(row: ActivityRow) -> dict[str, Any]:
         "completion_tokens": row.output_tokens,
         "reasoning_tokens": row.reasoning_tokens,
     }
+    if operator:
+        shape["provider_cost"] = credits(row.provider_cost_nano)
+        shape["margin"] = credits(row.charged_nano - row.provider_cost_nano)
     return shape if row.account is None else {**shape, "workspace_id": row.account}
 
 

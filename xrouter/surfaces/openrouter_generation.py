@@ -5,6 +5,7 @@ Shape: openrouter-api.md sections 7 and 10. What the operator pays to providers 
 
 from typing import Any, Final
 
+from xrouter.config.version import InForce
 from xrouter.context import Principal
 from xrouter.errors import BadRequest, NotFound
 from xrouter.filters.base import Services
@@ -129,6 +130,10 @@ def _receipt(receipt: Receipt, details: Details, *, operator: bool) -> dict[str,
         "title": details.title,
         "client_ip": details.client_ip or None,
         "output_cap": details.output_cap,
+        "parameters": details.parameters or {},
+        "pieces": details.pieces or None,
+        "overhead_ms": _ms(details.overhead_s),
+        "configuration": _configuration(details.configuration),
         "settled_at": iso_time(row.settled_at_us),
         "duration_ms": _ms(details.duration_s) if details.request_id else None,
         "key": {"hash": row.key_hash, "name": receipt.key_name, "label": receipt.key_label},
@@ -191,6 +196,10 @@ def _receipt(receipt: Receipt, details: Details, *, operator: bool) -> dict[str,
         shape["provider_cost"] = credits(row.provider_cost_nano)
         shape["provider_rates"] = None if provider_rates is None else rates_object(provider_rates)
     return shape
+
+
+def _configuration(found: InForce | None) -> dict[str, Any] | None:
+    return None if found is None else {"version": found.version, "since": iso_time(found.since_s * 1_000_000)}
 
 
 def _hold_dropped(receipt: Receipt) -> bool:
