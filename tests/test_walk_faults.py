@@ -203,6 +203,7 @@ def test_f06_a_stream_that_stops_moving(upstream: Scripted, gateway: RunningGate
     assert stream.text == "Добрый"
     assert stream.error is not None
     assert stream.error["type"] == "upstream_timeout"
+    assert "idle_s has passed" in record_of(gateway, stream)["detail"]
 
 
 def test_f06_a_stream_that_never_ends(upstream: Scripted, gateway: RunningGateway) -> None:

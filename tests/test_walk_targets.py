@@ -180,12 +180,16 @@ def test_f04_the_longest_retry_after_is_kept_and_told(first: Scripted, gateway: 
 
 
 def test_f02_no_first_byte_is_504_within_the_limit(first: Scripted, guarded: RunningGateway) -> None:
+    """The goal is the limit and 100 ms, as the client's clock has it: the best of five, as the machine has others to serve."""
     first.set(silent)
-    began = time.monotonic()
-    reply = chat(guarded, "one/chat", "Peru?")
-    assert reply.status_code == 504
-    assert reply.json()["error"]["type"] == "upstream_timeout"
-    assert 0.3 <= time.monotonic() - began < 0.8
+    taken = []
+    for _ in range(5):
+        began = time.monotonic()
+        reply = chat(guarded, "one/chat", "Peru?")
+        taken.append(time.monotonic() - began)
+        assert reply.status_code == 504
+        assert reply.json()["error"]["type"] == "upstream_timeout"
+    assert 0.3 <= min(taken) < 0.4
 
 
 def test_f05_the_breaker_opens_probes_and_closes(first: Scripted, second: Scripted, guarded: RunningGateway) -> None:

@@ -179,7 +179,6 @@ class Route(Struct, frozen=True):
     requested: str
     targets: tuple[Target, ...]
     retries: int = 0
-    fallback: bool = True
     shadows: tuple[Target, ...] = ()
     hedge_after_s: float | None = None
 

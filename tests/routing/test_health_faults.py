@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+import pytest
 from kit.gateway import CREDITS, RunningGateway, running_gateway
 from kit.hostile import Peer, Script, answer, answering
 from kit.redis_server import free_port
@@ -152,12 +153,13 @@ def test_f05_without_fallback_only_the_first_failures_reach_clients(tmp_path: Pa
         assert one.served_by(40) == {"good", "fine"}
 
 
-def test_f05_all_fail_and_none_is_given_up(tmp_path: Path) -> None:
-    """The clients are told, nothing is charged, and the first request after it is over is served.
+@pytest.mark.parametrize("panic", [0.5, 1])
+def test_f05_all_fail_and_none_is_given_up(tmp_path: Path, panic: float) -> None:
+    """The clients are told, nothing is charged, and the first request after it is over is served. Without panic too.
 
     Fails when an ejected target is left out instead of put last: nothing is tried until `open_s` is over.
     """
-    with site(tmp_path, "{retries: 0, breaker: {open_s: 60}}", "first", "second") as one:
+    with site(tmp_path, f"{{retries: 0, panic: {panic}, breaker: {{open_s: 60}}}}", "first", "second") as one:
         one.script(first=BAD, second=BAD)
         assert {reply.status_code for reply in one.ask(30)} == {502}
         assert one.ejected("first")

@@ -62,7 +62,6 @@ class Routing:
             requested=call.request.model or targets[0].public_model,
             targets=targets,
             retries=self.config.retries,
-            fallback=len(targets) > 1,
             shadows=candidates.shadows,
             hedge_after_s=None if self.hedge is None else self.hedge.after_s(targets[0]),
         )
