@@ -180,7 +180,7 @@ def test_f04_the_longest_retry_after_is_kept_and_told(first: Scripted, gateway: 
 
 
 def test_f02_no_first_byte_is_504_within_the_limit(first: Scripted, guarded: RunningGateway) -> None:
-    """The goal is the limit and 100 ms, as the client's clock has it: the best of five, as the machine has others to serve."""
+    """The goal is the limit and 100 ms, by the client's clock: the best of five, as the machine has others to serve."""
     first.set(silent)
     taken = []
     for _ in range(5):

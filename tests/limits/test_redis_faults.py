@@ -73,10 +73,18 @@ async def test_f09_an_idle_gateway_notices_too(redis: RedisServer, redis_store: 
 
 
 async def test_f10_a_frozen_server_costs_one_deadline(redis: RedisServer, redis_store: RedisStore) -> None:
-    """Fails with redis-py's own retries and time-outs: the first call then takes seconds."""
-    redis.freeze()
-    alone = [await failure_s(redis_store) for _ in range(2)]
+    """Fails with redis-py's own retries and time-outs: the first call then takes seconds. The best of three, as the machine has
+    others to serve.
+    """
+    alone = []
+    for _ in range(3):
+        await answered(redis_store)
+        redis.freeze()
+        alone.append(await failure_s(redis_store))
+        redis.thaw()
+        await until(lambda: not redis_store.degraded)
     assert min(alone) < 0.5
+    redis.freeze()
     storm = await asyncio.gather(*(failure_s(redis_store) for _ in range(100)))
     assert max(storm) < 2.5
     await until(lambda: redis_store.degraded)
