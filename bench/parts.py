@@ -15,7 +15,8 @@ from pathlib import Path
 from urllib.request import urlopen
 
 HERE = Path(__file__).parent
-UPSTREAM_PORT, GATEWAY_PORT, NGINX_PORT = 9100, 9101, 9102
+UPSTREAM_PORT = int(os.environ.get("BENCH_PORT", "9100"))  # the first of some that are used
+GATEWAY_PORT, NGINX_PORT = UPSTREAM_PORT + 1, UPSTREAM_PORT + 2
 UPSTREAM = f"http://127.0.0.1:{UPSTREAM_PORT}"
 GATEWAY_CORE, LOAD_CORE = 0, 1
 _NGINX = """

@@ -17,6 +17,7 @@ from xrouter.edge import Edge
 from xrouter.errors import StoreUnavailable
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
+from xrouter.front.start_queue import Reason
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import journal_of, open_ledger, retention_of
 from xrouter.ledger.operations import Balance
@@ -252,6 +253,10 @@ class Gateway:
                 "client": str(refusal.client),
             }
         )
+
+    def shed(self, reason: Reason) -> None:
+        """The front has answered a request that there are too many."""
+        self.metrics.shed.labels(reason).inc()
 
     async def _build(self, settings: Settings) -> _Running:
         upstreams = self._stock.take(settings.upstreams)

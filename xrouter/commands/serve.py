@@ -133,7 +133,14 @@ def _run_process(
     writer = LogWriter(turns=log_turns)
     log_through(writer)
     gateway = Gateway(settings, log_writer=writer)
-    server = build_server(gateway, settings.server, sockets=[listener], lifespan="on", on_refusal=gateway.refused)
+    server = build_server(
+        gateway,
+        settings.server,
+        sockets=[listener],
+        lifespan="on",
+        on_refusal=gateway.refused,
+        on_shed=gateway.shed,
+    )
 
     async def main() -> None:
         loop = asyncio.get_running_loop()

@@ -223,6 +223,7 @@ _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (Server, "body_timeout_s"): _positive_duration,
     (Server, "idle_timeout_s"): _positive_duration,
     (Server, "write_timeout_s"): _positive_duration,
+    (Server, "queue_s"): _positive_duration,
     (Server, "max_header_bytes"): _between(1024, 1024 * 1024),
     (Server, "max_headers"): _between(1, 10_000),
     (Timeouts, "connect_s"): _positive_duration,

@@ -15,8 +15,9 @@ gone, as in uvicorn.
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -24,10 +25,13 @@ from uvicorn.server import ServerState
 
 from xrouter.config.settings import Server
 from xrouter.errors import RequestTimeout, XRouterError
+from xrouter.front.acceptor import Acceptor
 from xrouter.front.exchange import DISCARD_BYTES, Exchange, Scope
 from xrouter.front.head import Head
+from xrouter.front.overload import Overload
 from xrouter.front.reader import Reader, Surplus
 from xrouter.front.refusal import Refusal, TooManyConnections
+from xrouter.front.start_queue import Reason, StartQueue
 from xrouter.front.timer import LazyTimer
 from xrouter.ids import time_ordered
 from xrouter.world import World
@@ -63,6 +67,15 @@ class Front:
     max_connections: int
     on_refusal: Callable[[Refusal], None]
     default_lines: bytes = b""
+    on_shed: Callable[[Reason], None] = lambda reason: None
+    acceptor: Acceptor = field(default_factory=Acceptor)
+    starts: StartQueue = field(init=False)
+    overload: Overload = field(init=False)
+
+    def __post_init__(self) -> None:
+        queue_s = self.limits.queue_s
+        self.starts = StartQueue(queue_s, self.world.monotonic)
+        self.overload = Overload(self.world, max(1, math.ceil(queue_s)), self.on_shed)
 
     def __call__(
         self,
@@ -71,7 +84,10 @@ class Front:
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> "Connection":
-        return Connection(self, config.loaded_app, server_state, app_state, _loop or asyncio.get_running_loop())
+        loop = _loop or asyncio.get_running_loop()
+        make = partial(Connection, self, config.loaded_app, server_state, app_state, loop)
+        self.acceptor.accept_more(make, loop)
+        return make()
 
 
 class Connection(asyncio.Protocol):
@@ -191,11 +207,19 @@ class Connection(asyncio.Protocol):
             self._surplus()
         exchange = self._exchange
         if exchange is not None and exchange is not before:
-            task = self._loop.create_task(exchange.run(self._app))
-            self._state.tasks.add(task)
-            task.add_done_callback(self._state.tasks.discard)
+            self._front.starts.arrive(self, exchange, self._loop)
         if self._phase < ANSWER:
             self._arm()
+
+    # The start queue's calls.
+
+    def start(self, exchange: Exchange) -> None:
+        task = self._loop.create_task(exchange.run(self._app))
+        self._state.tasks.add(task)
+        task.add_done_callback(self._state.tasks.discard)
+
+    def shed(self, exchange: Exchange, reason: Reason) -> None:
+        exchange.answer(*self._front.overload.answer(reason, self._front.default_lines))
 
     # The reader's calls.
 

@@ -11,7 +11,7 @@ import asyncio
 import http
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ _LINE_END = b"\r\n"
 _TEXT = bytes({*range(256)} - {*range(32), 0x7F} | {0x09})  # what a header line may hold before its end
 _FRAMING = frozenset({b"content-length: ", b"connection: ", b"transfer-encoding: "})
 _NO_BODY = frozenset({204, 304})
+_CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 
 log = logging.getLogger("xrouter.front")
 
@@ -123,6 +124,29 @@ class Exchange:
     @property
     def buffered(self) -> int:
         return len(self._body)
+
+    @property
+    def path(self) -> str:
+        path: str = self._scope["path"]
+        return path
+
+    def sender(self) -> Hashable:
+        """Who asks, as far as that is known before the app looks: the credential, unchecked, or else the address."""
+        headers: list[tuple[bytes, bytes]] = self._scope["headers"]
+        for name, value in headers:
+            if name in _CREDENTIALS:
+                return value
+        client: tuple[str, int] | None = self._scope["client"]
+        return client and client[0]
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Answer in the app's place, which has not begun. `head`: status line and fields, without the last line end."""
+        self._spare_the_body()
+        self._scope = {}  # as in `run`
+        self.started = self.complete = True
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        self._channel.write(b"".join((head, end, b"" if self.bodiless else body)))
+        self._channel.answered()
 
     def feed(self, data: bytes) -> None:
         if not self._body:
@@ -218,9 +242,7 @@ class Exchange:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
     def _take_head(self, status: int, app_headers: Any) -> None:
-        if not self.whole and (self.expects_continue or self._body_bytes is None or self._body_bytes > DISCARD_BYTES):
-            # Answered before the body has come: reading the rest away would cost more than a new connection.
-            self.keep_alive = False
+        self._spare_the_body()
         parts: list[bytes] = []
         declared: int | None = None
         for name, value in app_headers:
@@ -248,6 +270,11 @@ class Exchange:
             self.keep_alive = False
         end = _LINE_END if self.keep_alive else b"connection: close\r\n\r\n"
         self._head = b"".join((status_line(status), self._channel.default_lines, lines, framing, end))
+
+    def _spare_the_body(self) -> None:
+        """Answered before the body has come: reading the rest away may cost more than a new connection."""
+        if not self.whole and (self.expects_continue or self._body_bytes is None or self._body_bytes > DISCARD_BYTES):
+            self.keep_alive = False
 
     def _send_body(self, body: bytes, more_body: bool) -> None:
         if self._chunked:

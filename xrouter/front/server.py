@@ -19,8 +19,10 @@ import uvicorn
 import uvloop
 
 from xrouter.config.settings import Server
+from xrouter.front.acceptor import Acceptor
 from xrouter.front.connection import BUFFER_BYTES, Connection, Front
 from xrouter.front.refusal import Refusal
+from xrouter.front.start_queue import Reason
 from xrouter.front.takeover import QUEUE_S, send_to_the_newer
 from xrouter.world import RealWorld, World
 
@@ -205,12 +207,15 @@ def build_server(
     lifespan: Lifespan = "auto",
     world: World | None = None,
     on_refusal: Callable[[Refusal], None] = log_refusal,
+    on_shed: Callable[[Reason], None] = lambda reason: None,
 ) -> FrontServer:
     """A server of `app` that is not running yet; it listens on `sockets`, or at the configured address.
 
-    `on_refusal` is told of every request that the front has answered in the app's place.
+    `on_refusal` is told of every request that the front has answered in the app's place, `on_shed` of those that it sheds.
     """
-    front = Front(server, world or RealWorld(), max_connections(), on_refusal)
+    listeners = sockets if sockets is not None else [listen(server)]
+    acceptor = Acceptor(listeners, server.workers)
+    front = Front(server, world or RealWorld(), max_connections(), on_refusal, on_shed=on_shed, acceptor=acceptor)
     config = uvicorn.Config(
         app,
         http=cast(type[asyncio.Protocol], front),  # uvicorn calls it; it need not be a class
@@ -222,7 +227,7 @@ def build_server(
         server_header=False,
         timeout_graceful_shutdown=_SETTLE_S,
     )
-    return FrontServer(config, front, sockets if sockets is not None else [listen(server)])
+    return FrontServer(config, front, listeners)
 
 
 def serve(app: Any, server: Server, *, lifespan: Lifespan = "on") -> None:

@@ -11,6 +11,7 @@ import uvloop
 from xrouter.config.settings import Server
 from xrouter.front.refusal import Refusal
 from xrouter.front.server import Lifespan, build_server, log_refusal
+from xrouter.front.start_queue import Reason
 
 
 class ThreadedServer:
@@ -23,9 +24,10 @@ class ThreadedServer:
         *,
         lifespan: Lifespan = "auto",
         on_refusal: Callable[[Refusal], None] = log_refusal,
+        on_shed: Callable[[Reason], None] = lambda reason: None,
     ) -> None:
         settings = server or Server(port=0, drain_s=2)
-        self.server = build_server(app, settings, lifespan=lifespan, on_refusal=on_refusal)
+        self.server = build_server(app, settings, lifespan=lifespan, on_refusal=on_refusal, on_shed=on_shed)
         self.url = self.server.url
         self.host, self.port = self.server.sockets[0].getsockname()[:2]
         self._failure: BaseException | None = None

@@ -63,6 +63,7 @@ class Metrics:
             _RATIOS,
         )
         self.front_refusals = Counters("xrouter_front_refusals", "Requests refused before the chain", ["status"])
+        self.shed = Counters("xrouter_requests_shed", "Requests answered 503 since too many came", ["reason"])
         self._overhead = self.overhead.labels()
         self.registry = CollectorRegistry()
         for family in (
@@ -76,6 +77,7 @@ class Metrics:
             "xrouter_ledger_imbalance", "Nanocredits by which the ledger is wrong: always 0", registry=self.registry
         )
         self.registry.register(self.front_refusals)
+        self.registry.register(self.shed)
 
     def finished(
         self, ctx: RequestContext, status: int, seconds: float, overhead_s: float | None, error: XRouterError | None

@@ -1,0 +1,34 @@
+"""Many connections that ask again as soon as they are answered, in a process of their own.
+
+    python -m kit.crowd HOST PORT CONNECTIONS REQUEST-IN-HEXADECIMAL
+
+It ends with its stdin, and prints the status of every answer.
+"""
+
+import selectors
+import sys
+from contextlib import ExitStack
+
+from kit.raw_client import RawClient
+
+
+def main(host: str, port: str, number: str, request: str) -> None:
+    statuses: list[int] = []
+    with ExitStack() as stack:
+        answered = stack.enter_context(selectors.DefaultSelector())
+        answered.register(sys.stdin, selectors.EVENT_READ)
+        for _ in range(int(number)):
+            client = stack.enter_context(RawClient((host, int(port)), timeout_s=20))
+            answered.register(client.socket, selectors.EVENT_READ, client)
+            client.send(bytes.fromhex(request))
+        while True:
+            for ready, _ in answered.select():
+                if ready.data is None:
+                    print(*statuses)
+                    return
+                statuses.append(ready.data.answer().status)
+                ready.data.send(bytes.fromhex(request))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,126 @@
+"""Which request begins next when more come than the event loop gets through, and which are answered 503 instead.
+
+A request begins at once while few do in one turn of the loop. What is more waits, first come first served for each key, and
+the keys take turns, so that one which floods the gateway waits behind itself only (fair queuing, RFC 970). Only a few begin
+in each turn, and fewer the more time the loop's other work takes: what is under way is brought to its end before more is
+begun, and so turns stay short however many ask. Requests that wait for an upstream or for their client take no time of the
+loop and hold nobody up here.
+
+On arrival it is worked out how long a request would wait, from its place in the queue and the pace at which requests have
+begun lately. If that is more than half of `queue_s` it is shed, before anything of it is looked at but its head. The pace
+may change: one that is found to have waited for all of `queue_s` when its turn comes is shed too, as in CoDel (RFC 8289),
+since its client may have given up. Either takes the same few steps however long the queue is.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Final, Literal, NamedTuple, Protocol
+
+from xrouter.front.exchange import Exchange
+
+Reason = Literal["wait", "expired"]
+"""Why a request is shed: the queue is too long for it, or it has waited for too long."""
+
+STARTS_A_TURN: Final = 16  # the most that begin in one turn of the loop,
+TURN_S: Final = 0.02  # and fewer where turns would take longer
+_SMOOTHING: Final = 0.1  # share of the newest turn in the pace
+_DATA_PLANE: Final = ("/v1/", "/api/v1/")
+
+
+class Bearer(Protocol):
+    """Who brings a request: the connection."""
+
+    def start(self, exchange: Exchange) -> None:
+        """Run the app."""
+
+    def shed(self, exchange: Exchange, reason: Reason) -> None:
+        """Answer that there are too many."""
+
+
+class _Waiting(NamedTuple):
+    since: float  # on the queue's clock
+    bearer: Bearer
+    exchange: Exchange
+
+
+class StartQueue:
+    """See the module."""
+
+    __slots__ = ("_clock", "_longest_s", "_most", "_number", "_queues", "_start_s", "_started", "_turn_at", "_turns")
+
+    def __init__(self, longest_s: float, clock: Callable[[], float]) -> None:
+        """`longest_s`: the longest wait. `clock`: seconds that only go forward."""
+        self._longest_s = longest_s
+        self._clock = clock
+        self._started = 0  # requests, in this turn of the loop
+        self._most = STARTS_A_TURN  # that may be
+        self._queues: dict[Hashable, deque[_Waiting]] = {}  # of the keys that have requests waiting
+        self._turns: deque[Hashable] = deque()  # the same keys in the order of their turns
+        self._number = 0  # of all that wait
+        self._start_s = 0.0  # the pace: seconds from one start to the next while requests wait
+        self._turn_at = 0.0  # when requests were last begun from the queue
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return self._number
+
+    def arrive(self, bearer: Bearer, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin a request whose head has come, now or in its turn; or shed it."""
+        if not self._started:
+            loop.call_soon(self._turn, loop)
+        if (self._started < self._most and not self._number) or not exchange.path.startswith(_DATA_PLANE):
+            self._started += 1
+            bearer.start(exchange)
+            return
+        key = exchange.sender()
+        queue = self._queues.get(key)
+        before = 0 if queue is None else len(queue)
+        keys = len(self._queues) + (queue is None)
+        if min((before + 1) * keys, self._number + 1) * self._start_s > self._longest_s / 2:
+            bearer.shed(exchange, "wait")
+            return
+        if queue is None:
+            queue = self._queues[key] = deque()
+            self._turns.append(key)
+        now = self._clock()
+        if not self._number:
+            self._turn_at = now
+            self._start_s = 0.0  # the pace of another time says nothing
+        self._number += 1
+        queue.append(_Waiting(now, bearer, exchange))
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop goes round: begin the next ones."""
+        begun, self._started = self._started, 0
+        if not self._number:
+            return
+        now = self._clock()
+        took_s, self._turn_at = now - self._turn_at, now
+        self._start_s += _SMOOTHING * (took_s / begun - self._start_s)
+        self._most = max(1, min(STARTS_A_TURN, int(TURN_S / self._start_s)))
+        while self._number and self._started < self._most:
+            self._begin_next(now)
+        if not self._number:
+            self._most = STARTS_A_TURN
+        if self._started:
+            loop.call_soon(self._turn, loop)
+
+    def _begin_next(self, now: float) -> None:
+        """Begin or shed the next one of the key whose turn it is."""
+        key = self._turns.popleft()
+        queue = self._queues[key]
+        since, bearer, exchange = queue.popleft()
+        self._number -= 1
+        if queue:
+            self._turns.append(key)
+        else:
+            del self._queues[key]
+        if exchange.dropped:
+            return
+        if now - since > self._longest_s:
+            bearer.shed(exchange, "expired")
+        else:
+            self._started += 1
+            bearer.start(exchange)
