@@ -1,8 +1,8 @@
 """Crowds that ask at their own rate whatever the gateway does, fast enough for many times what it can.
 
 A crowd is the clients of one key. A request is due at its time and its latency counts from then. It takes an idle connection
-of its crowd, or a new one, and is given up when no answer has come in time. Bytes are made beforehand and the sockets are the
-kernel's own, without asyncio: a request costs the sender some 20 µs, about a tenth of what it costs the gateway.
+of its crowd, or a new one, and is given up when no answer has come in time. Bytes are made beforehand and the sockets are
+the kernel's own, without asyncio: with that one core sends and receives some 20 000 requests a second.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
     python -m kit.crowd HOST PORT CONNECTIONS REQUEST-IN-HEXADECIMAL
 
-It ends with its stdin, and prints the status of every answer.
+With its stdin it asks no more, waits for what it has asked, and prints the status of every answer.
 """
 
 import selectors
@@ -21,13 +21,19 @@ def main(host: str, port: str, number: str, request: str) -> None:
             client = stack.enter_context(RawClient((host, int(port)), timeout_s=20))
             answered.register(client.socket, selectors.EVENT_READ, client)
             client.send(bytes.fromhex(request))
-        while True:
+        asking, waiting = True, int(number)
+        while waiting:
             for ready, _ in answered.select():
                 if ready.data is None:
-                    print(*statuses)
-                    return
+                    asking = False
+                    answered.unregister(sys.stdin)
+                    continue
                 statuses.append(ready.data.answer().status)
-                ready.data.send(bytes.fromhex(request))
+                if asking:
+                    ready.data.send(bytes.fromhex(request))
+                else:
+                    waiting -= 1
+    print(*statuses)
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def running_gateway(
     writer = LogWriter(lines)  # type: ignore[arg-type]  # all that is written to is write and flush
     app = Gateway(settings, world=world, log_writer=writer)
     assert isinstance(settings.server, Server)
-    with ThreadedServer(app, settings.server, lifespan="on", on_refusal=app.refused) as running:
+    with ThreadedServer(app, settings.server, lifespan="on", on_refusal=app.refused, on_shed=app.shed) as running:
         auth = {"Authorization": f"Bearer {secret}"}
         with httpx2.Client(base_url=running.url, headers=auth, timeout=30, verify=False) as client:
             gateway = RunningGateway(running.url, secret, app, running, lines, settings.store, client)

@@ -4,6 +4,9 @@
     reader.py       bytes in, checked requests out; limits
     exchange.py     one request and its answer, as ASGI's receive() and send()
     connection.py   one client connection: phases, deadlines, when it closes
+    start_queue.py  which request begins next, and which are shed
+    overload.py     what is answered to those, and what the operator is told
+    acceptor.py     accepting many connections at once
     refusal.py      what the front answers in the app's place
     timer.py        one timer for many deadlines
     server.py       listening, serving, stopping
