@@ -73,7 +73,7 @@ async def test_f09_an_idle_gateway_notices_too(redis: RedisServer, redis_store: 
 
 
 async def test_f10_a_frozen_server_costs_one_deadline(redis: RedisServer, redis_store: RedisStore) -> None:
-    """Fails with redis-py's own retries and time-outs: the first call then takes seconds. The best of three, as the machine has
+    """Fails with redis-py's own retries and time-outs: the first call then takes seconds. The best of three: the machine has
     others to serve.
     """
     alone = []
