@@ -179,7 +179,9 @@ def test_f03_a_whole_answer_cut_anywhere_is_502(upstream: Scripted, gateway: Run
     message = {"role": "assistant", "content": "Лима"}
     usage = {"prompt_tokens": 21, "completion_tokens": 34, "total_tokens": 55}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    body = encode_json({"id": "u", "object": "chat.completion", "model": "m", "choices": choices, "usage": usage}) + b"\n"
+    body = (
+        encode_json({"id": "u", "object": "chat.completion", "model": "m", "choices": choices, "usage": usage}) + b"\n"
+    )
     script = Cut("application/json", body, how, framed=True)
     upstream.set(script)
     before = len(receipts(gateway))

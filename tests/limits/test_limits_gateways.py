@@ -265,7 +265,7 @@ def test_f09_what_was_admitted_without_redis_counts_there_when_it_is_back(pair: 
 
 
 def test_f10_redis_frozen_under_load(pair: Pair) -> None:
-    """Fails with redis-py's own retries: every request then waits for seconds."""
+    """Fails without the breaker: each process then goes on asking a server that does not answer."""
     headers = pair.key("requests")
     assert statuses(pair.storm(headers, 10)) == {200: 10}
     pair.redis.freeze()
