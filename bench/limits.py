@@ -1,15 +1,17 @@
 """Limits in Redis against limits in memory.
 
-    .venv/bin/python bench/limits.py [--seconds 5] [--rounds 3]
+    .venv/bin/python bench/limits.py [--seconds 5] [--rounds 3] [--alone]
 
 First the whole gateway of `full.yaml` (limits and quota), in turns on one core, Redis on the load generator's: ratios of one
 run. Then one store by itself, at a steady rate of admissions: their times, and whether a limit held to the last request.
+With `--alone` only these, at real-time priority (root's to give): on a machine that serves others too, the tail is theirs.
 `confirmed` is a Redis whose replica has to confirm (`?replicas=1`).
 """
 
 import argparse
 import asyncio
 import contextlib
+import os
 import statistics
 import subprocess
 import tempfile
@@ -20,9 +22,10 @@ from pathlib import Path
 import uvloop
 from clients import quantile
 from measures import PLAIN
-from parts import HERE, LOAD_CORE, gateway, needed, pinned, process, upstream, wrk
+from parts import GATEWAY_CORE, HERE, LOAD_CORE, gateway, needed, pinned, process, upstream, wrk
 from report import ratio
 
+from xrouter.commands.serve import settle_garbage_collection
 from xrouter.limits.limit import Claim, Limit
 from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_store import RedisStore
@@ -113,15 +116,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=5, help="of each load (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
+    parser.add_argument("--alone", action="store_true", help="admissions only, before everybody else")
     args = parser.parse_args()
+    if args.alone:
+        os.sched_setaffinity(0, {GATEWAY_CORE})
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(5))  # and so for the servers
+    settle_garbage_collection()
     with redis():
         for name, url in PLACES.items():
+            uvloop.run(admissions(url, 1))  # what is slow only at first
             times, admitted, amount, away = uvloop.run(admissions(url, args.seconds))
             print(
                 f"{name}: an admission at {PER_S} a second: p50 {quantile(times, 0.5) * 1000:.2f} ms, "
                 f"p99 {quantile(times, 0.99) * 1000:.2f} ms; admitted {admitted} of {amount}, {away} without an answer"
             )
-        whole_gateway(args.seconds, args.rounds)
+        if not args.alone:
+            whole_gateway(args.seconds, args.rounds)
 
 
 if __name__ == "__main__":
