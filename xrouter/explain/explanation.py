@@ -105,11 +105,11 @@ def _lines(told: Explanation) -> Iterator[str]:
         yield "candidates"
         for place, candidate in enumerate(told.candidates, 1):
             yield f"  {place}. {_place(candidate)}" + (", left alone for its failures" if candidate.left_alone else "")
-        yield from (f"  -  {out.upstream}: {out.model}, left out by {out.reason}" for out in told.left_out)
+        yield from (f"  -  {_place(out)}, left out by {out.reason}" for out in told.left_out)
         yield from (f"  copy to {_place(shadow)}" for shadow in told.shadows)
 
 
-def _place(candidate: Candidate) -> str:
+def _place(candidate: Candidate | LeftOut) -> str:
     return f"{candidate.upstream}: {candidate.model} ({candidate.public_model})"
 
 
