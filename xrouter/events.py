@@ -131,6 +131,36 @@ class Verbatim(Event):
         return f"Verbatim({self.data!r})"
 
 
+class TextRun(Event):
+    """More of the answer's text in several pieces: what a read brought in chunks that differ in nothing else.
+
+    `joined` has the pieces as they stand between a JSON string's quotation marks, with a line feed between each two, which
+    cannot stand in one. `before` and `after`: the JSON around each piece, of an upstream that speaks OpenAI's protocol.
+    """
+
+    __slots__ = ("_content", "after", "before", "joined")
+
+    def __init__(self, joined: bytes, content: str, before: bytes = b"", after: bytes = b"") -> None:
+        self.joined = joined
+        self.before = before
+        self.after = after
+        self._content = content
+
+    @property
+    def text(self) -> str:
+        return self._content
+
+    def pieces(self) -> list[bytes]:
+        return self.joined.split(b"\n")
+
+    def chunks(self) -> list[Verbatim]:
+        """The upstream's own chunks, one by one."""
+        return [Verbatim(self.before + piece + self.after) for piece in self.pieces()]
+
+    def __repr__(self) -> str:
+        return f"TextRun({self.joined!r})"
+
+
 def _choice_text(choice: Any, key: str) -> str:
     """Everything that was generated in one choice: content, reasoning, tool calls, or a completion's text."""
     if not isinstance(choice, dict):

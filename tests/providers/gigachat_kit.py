@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
+from kit.runs import alone
 
 from xrouter.config.settings import ModelSettings, RouteSettings
 from xrouter.context import Call, Target
@@ -181,7 +182,7 @@ def read(translator: Translator, data: bytes, cuts: Iterable[int] = ()) -> list[
     events: list[Event] = []
     for start, end in pairwise(edges):
         events += translator.feed(data[start:end])
-    return [*events, *translator.finish()]
+    return alone([*events, *translator.finish()])
 
 
 def answered(data: bytes, cuts: Iterable[int] = (), **body: Any) -> list[Event]:
@@ -193,7 +194,7 @@ def answered(data: bytes, cuts: Iterable[int] = (), **body: Any) -> list[Event]:
 
 
 def said(events: Sequence[Event]) -> str:
-    return "".join(event.content for event in events if isinstance(event, Text))
+    return "".join(event.content for event in alone(events) if isinstance(event, Text))
 
 
 def thought(events: Sequence[Event]) -> str:

@@ -28,6 +28,7 @@ from gigachat_kit import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from kit.runs import alone
 
 from xrouter.errors import UpstreamError, UpstreamProtocolError, XRouterError
 from xrouter.events import Event, Finish, ReasoningText, Text, Usage
@@ -54,7 +55,7 @@ def test_a_stream() -> None:
     made = asked(stream=True)
     made.started(200, (*EVENT_STREAM, (b"x-request-id", STATE_ID.encode())))
     assert not made.complete
-    events = made.feed(stream(*TALK))
+    events = alone(made.feed(stream(*TALK)))
     assert made.complete
     assert [*events, *made.finish()] == [Text("Один, "), Text("два, три 🌍."), Finish("stop", "stop")]
     assert made.usage == Usage(input_tokens=19, output_tokens=42, cached_tokens=2)
@@ -86,7 +87,7 @@ def test_gigachat_09_a_stream_without_end_is_an_error_not_a_stop() -> None:
         b"data: [DONE]\n\n",
     ):
         made = asked(stream=True)
-        events = list(made.feed(data))
+        events = alone(made.feed(data))
         assert not any(isinstance(event, Finish) for event in events)
         with pytest.raises(UpstreamProtocolError):
             made.finish()
@@ -259,7 +260,7 @@ def test_an_error_in_the_place_of_an_answer() -> None:
     with pytest.raises(UpstreamError):
         answered(dumps(error))
     made = asked(stream=True)
-    assert made.feed(stream(*TALK[:2], done=False)) == [Text("Один, "), Text("два, три 🌍.")]
+    assert alone(made.feed(stream(*TALK[:2], done=False))) == [Text("Один, "), Text("два, три 🌍.")]
     with pytest.raises(UpstreamError):
         made.feed(stream(error, done=False))
 
@@ -309,7 +310,7 @@ def test_gigachat_32_stop_cuts_exactly() -> None:
     for size in range(1, len(text)):
         pieces = [text[at : at + size] for at in range(0, len(text), size)]
         made = asked(stream=True, stop=["\n\n"])
-        events = list(made.feed(stream(*(chunk({"content": piece}) for piece in pieces), done=False)))
+        events = alone(made.feed(stream(*(chunk({"content": piece}) for piece in pieces), done=False)))
         assert said(events) == "Первая строка.\nВторая."
         assert finish(events) == Finish("stop", "stop")
         assert made.feed(stream(chunk({}, "length", usage=usage()))) == []
@@ -381,7 +382,7 @@ def test_gigachat_09_what_came_before_an_error_in_the_same_piece_is_given() -> N
     reader = translator(stream=True)
     sent(reader)
     reader.started(200, EVENT_STREAM)
-    events = reader.feed(stream(*TALK[:2], done=False) + b"data: {oops\n\n")
+    events = alone(reader.feed(stream(*TALK[:2], done=False) + b"data: {oops\n\n"))
     assert said(events) == "Один, два, три 🌍."
     assert reader.complete
     with pytest.raises(XRouterError):

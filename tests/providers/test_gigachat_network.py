@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from gigachat_kit import calls, finish, image, png, said, settings, thought, tool, tool_call, translator
+from kit.runs import alone
 
 from xrouter.errors import ModelNotFound, UpstreamAuthError, UpstreamError, UpstreamProtocolError, XRouterError
 from xrouter.events import Embedding, Event
@@ -70,7 +71,7 @@ class Upstream:
             response = await self._opened(asked)
             try:
                 async for data in response:
-                    for event in asked.feed(data):
+                    for event in alone(asked.feed(data)):
                         yield event
             finally:
                 await response.aclose()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from kit.runs import alone
 
 from xrouter.config.settings import ModelSettings, RouteSettings
 from xrouter.context import Call, Target
@@ -128,7 +129,7 @@ def test_a_stream_cut_anywhere_is_the_same() -> None:
 def test_chunks_of_text_are_passed_on_untouched() -> None:
     reader = translator(stream=True)
     reader.started(200, HEADERS)
-    events = reader.feed(STREAM)
+    events = alone(reader.feed(STREAM))
     data = [event.data for event in events if isinstance(event, Verbatim)]
     assert data == [line.removeprefix(b"data: ") for line in STREAM.split(b"\n\n")[:5] if line.startswith(b"data")]
 

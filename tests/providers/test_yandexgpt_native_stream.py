@@ -16,6 +16,7 @@ from yandexgpt_kit import (
     provider,
     read,
     said,
+    sent,
     stream,
     tool_line,
     translator,
@@ -25,6 +26,7 @@ from yandexgpt_kit import (
 from xrouter.errors import ContextLengthExceeded, UpstreamError, UpstreamProtocolError, XRouterError
 from xrouter.events import Finish, Text, Usage
 from xrouter.providers.yandexgpt_native import NativeTranslator
+from xrouter.providers.yandexgpt_native_wire import newest
 
 ANSWER = "Столица Перу — Лима 🦙. Мэр — я\n\u2028не знаю."
 ERROR = dumps({"error": {"grpcCode": 14, "httpCode": 503, "message": "unavailable", "httpStatus": "", "details": []}})
@@ -330,3 +332,21 @@ def test_whatever_comes_ends_in_events_or_in_one_of_our_errors(lines: list[bytes
         return
     assert finish(events)
     assert finish(events).native != PARTIAL
+
+
+@given(
+    st.lists(st.sampled_from(["", "Л", "Лима", 'Лима\n"', 'Лима\n"}', 'x"},"status":"y', "\\"]), min_size=1, max_size=6)
+)
+def test_lines_of_one_read_that_the_next_repeats_are_left_out(texts: list[str]) -> None:
+    """Never the last, and never one that the next takes back. Seen to fail where all but the last were left out."""
+    lines = [native_line(text) for text in texts]
+    kept = list(newest(lines))
+    wanted = [line for line, text, after in zip(lines, texts, texts[1:], strict=False) if not after.startswith(text)]
+    assert kept == [*wanted, lines[-1]]
+
+
+def test_a_burst_of_lines_is_one_piece_of_text() -> None:
+    reader = translator(stream=True)
+    sent(reader)
+    reader.started(200, ())
+    assert reader.feed(stream(*(native_line("слово " * count) for count in range(1, 50)))) == [Text("слово " * 49)]

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from xrouter.context import Cost, RequestContext, Target
 from xrouter.dispatch.upstream_call import UpstreamCall
 from xrouter.errors import XRouterError
-from xrouter.events import Event, Finish, Usage
+from xrouter.events import Event, Finish, TextRun, Usage
 from xrouter.filters.base import Send, Services
 from xrouter.keepalive import KeepAlive
 from xrouter.surfaces.base import AnswerHead, Renderer
 from xrouter.surfaces.openai import renderer
 
 _FOLD_EVENTS = 512  # delivered events kept before their tokens are counted: bounds memory on an endless stream
+_FOLD_BYTES = 64  # of a run of texts that weigh as much as an event
 
 
 class Answer:
@@ -34,6 +35,7 @@ class Answer:
         self.finish: Finish | None = None
         self.pieces = 0  # events that came
         self._delivered: list[Event] = []
+        self._weight = 0  # of what is in it
         self._delivered_tokens = 0
 
     def begin(self, call: UpstreamCall | None) -> None:
@@ -44,6 +46,7 @@ class Answer:
         self.first_token_s = None
         self.pieces = 0
         self._delivered.clear()
+        self._weight = 0
         self._delivered_tokens = 0
 
     def take(self, events: Sequence[Event]) -> bytes:
@@ -51,13 +54,16 @@ class Answer:
         call = self.call
         assert call is not None
         for event in events:
-            if type(event) is Finish:
+            if isinstance(event, Finish):
                 self.finish = event
+            elif isinstance(event, TextRun):
+                self._weight += len(event.joined) // _FOLD_BYTES
         if self.first_token_s is None:
             self._note_first(call)
         self.pieces += len(events)
         self._delivered.extend(events)
-        if len(self._delivered) > _FOLD_EVENTS:
+        self._weight += len(events)
+        if self._weight > _FOLD_EVENTS:
             self._fold()
         if self._renderer is None:
             self._renderer = renderer(self._ctx.call, self._head(call.target))
@@ -167,5 +173,6 @@ class Answer:
 
     def _fold(self) -> None:
         if self._ctx.provided("estimate"):
-            self._delivered_tokens += self._ctx.estimate.count("".join(event.text for event in self._delivered))
+            self._delivered_tokens += self._ctx.estimate.count("".join([event.text for event in self._delivered]))
         self._delivered.clear()
+        self._weight = 0

@@ -13,8 +13,9 @@ from xrouter.providers.gigachat_functions import FunctionNames
 from xrouter.providers.gigachat_structured import StructuredAnswer
 from xrouter.providers.gigachat_think import ThinkSplitter
 from xrouter.providers.gigachat_wire import ReadCall, ReadChat, ReadChoice, ReadUsage
-from xrouter.providers.sse import DONE, SseDecoder
+from xrouter.providers.sse import DONE
 from xrouter.providers.stop import StopCutter
+from xrouter.providers.text_runs import TextRuns
 from xrouter.world import World
 
 _MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -49,7 +50,7 @@ class ChatReader:
         self._names = names
         self._errors = errors
         self._world = world
-        self._sse = SseDecoder() if stream else None
+        self._runs = TextRuns(own=False) if stream else None
         self._body: list[bytes] = []
         self._body_size = 0
         self._think = ThinkSplitter()
@@ -61,14 +62,18 @@ class ChatReader:
         self._failure: XRouterError | None = None
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        if self._sse is None:
+        if self._runs is None:
             self._collect(data)
             return ()
         events: list[Event] = []
         try:
-            for event in self._sse.feed(data):
-                if not self.done:
-                    events += self._event(event.data)
+            for part in self._runs.feed(data):
+                if self.done:
+                    continue
+                if isinstance(part, bytes):
+                    events += self._event(part)
+                elif not self._finished:
+                    events.append(part)
         except XRouterError as failure:
             if not events:
                 raise
@@ -81,11 +86,11 @@ class ChatReader:
         if self._failure is not None:
             raise self._failure
         events: list[Event] = []
-        if self._sse is None:
+        if self._runs is None:
             events += self._read(b"".join(self._body))
         elif not self.done:
-            for event in self._sse.finish():
-                events += self._event(event.data)
+            for data in self._runs.finish():
+                events += self._event(data)
         if not self._finished and not (self._stop and self._stop.cut):
             raise UpstreamProtocolError(
                 "The upstream ended its answer early", detail="the answer ended without a finish_reason"
@@ -126,6 +131,8 @@ class ChatReader:
         for choice in chat.choices:
             if choice.index == 0:
                 self._choice(choice, events)
+        if self._runs is not None and self._runs.wants and chat.usage is None and len(chat.choices) == 1:
+            self._learn(data, chat.choices[0])
         if self._structured is not None:
             events = self._structured.apply(events)
         return events if self._stop is None else self._stop.apply(events)
@@ -145,6 +152,17 @@ class ChatReader:
             events += self._think.flush()
             events.append(Finish(self._reason(choice.finish_reason), choice.finish_reason))
             self._finished = True
+
+    def _learn(self, data: bytes, choice: ReadChoice) -> None:
+        """Show the decoder what the chunks of this stream look like, where all that changes is the answer's text."""
+        said = choice.delta
+        assert self._runs is not None
+        if said is None or not said.content or choice.index != 0 or choice.finish_reason:
+            return
+        if said.reasoning_content or said.function_call is not None or said.role == "function_in_progress":
+            return
+        if self._think.in_answer and self._stop is None and self._structured is None:
+            self._runs.learn(data, said.content)
 
     def _call(self, call: ReadCall) -> ToolCallPart:
         try:

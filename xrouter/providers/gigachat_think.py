@@ -25,6 +25,11 @@ class ThinkSplitter:
         self._place = _Place.START
         self._held = ""  # what may yet turn out to be a mark
 
+    @property
+    def in_answer(self) -> bool:
+        """Whether all that follows is text."""
+        return self._place is _Place.ANSWER
+
     def push(self, text: str) -> list[Event]:
         """The events of one more piece of text."""
         if self._place is _Place.ANSWER:

@@ -19,7 +19,8 @@ from xrouter.providers.base import Exchange, Provider, Purpose, Translator
 from xrouter.providers.finish import finish_reason
 from xrouter.providers.openai_errors import error_from, error_inside
 from xrouter.providers.safe_text import safe_type
-from xrouter.providers.sse import DONE, SseDecoder
+from xrouter.providers.sse import DONE
+from xrouter.providers.text_runs import TextRuns
 from xrouter.secret import Secret, each
 from xrouter.upstream.base import Headers, UpstreamAnswer, UpstreamRequest, header
 from xrouter.upstream.signin import FixedSignIn, SignIn
@@ -112,7 +113,7 @@ class OpenAITranslator(Translator):
         self._call = call
         self._target = target
         self._world = world
-        self._sse: SseDecoder | None = None  # of an answer that streams
+        self._runs: TextRuns | None = None  # of an answer that streams
         self._pieces: list[bytes] = []
         self._size = 0
         self._failure: XRouterError | None = None
@@ -147,7 +148,7 @@ class OpenAITranslator(Translator):
     def started(self, status: int, headers: Headers) -> None:
         content_type = (header(headers, b"content-type") or b"").lower()
         if content_type.startswith(b"text/event-stream"):
-            self._sse = SseDecoder()
+            self._runs = TextRuns(own=True)
             asked = self._call.stream
         else:
             asked = content_type.startswith(b"application/json")
@@ -155,8 +156,8 @@ class OpenAITranslator(Translator):
             raise UpstreamProtocolError(detail=f"content type {safe_type(content_type)}")
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        decoder = self._sse
-        if decoder is None:
+        runs = self._runs
+        if runs is None:
             self._size += len(data)
             if self._size > _MAX_ANSWER_BYTES:
                 raise UpstreamProtocolError(
@@ -166,8 +167,11 @@ class OpenAITranslator(Translator):
             return ()
         events: list[Event] = []
         try:
-            for sse in decoder.feed(data):
-                self._chunk(sse.data, events)
+            for part in runs.feed(data):
+                if isinstance(part, bytes):
+                    self._chunk(part, events)
+                elif not self._done:
+                    events.append(part)
         except XRouterError as failure:
             if not events:
                 raise
@@ -177,11 +181,11 @@ class OpenAITranslator(Translator):
     def finish(self) -> Sequence[Event]:
         if self._failure is not None:
             raise self._failure
-        if self._sse is None:
+        if self._runs is None:
             return self._whole(b"".join(self._pieces))
         events: list[Event] = []
-        for sse in self._sse.finish():
-            self._chunk(sse.data, events)
+        for data in self._runs.finish():
+            self._chunk(data, events)
         if not self._done and not self._finished:
             raise UpstreamProtocolError("The upstream's answer was cut off", detail="no [DONE] and no finish_reason")
         return events
@@ -209,9 +213,19 @@ class OpenAITranslator(Translator):
             and b'"usage"' not in data
             and b'"error"' not in data
         ):
-            events.append(Verbatim(data))
+            chunk = Verbatim(data)
+            events.append(chunk)
+            self._learn(chunk)
             return
         self._read_chunk(data, events)
+
+    def _learn(self, chunk: Verbatim) -> None:
+        """Show the decoder what the chunks of this stream look like, where all that changes is one choice's text."""
+        if self._runs is None or not self._runs.wants:
+            return
+        choices = chunk.body.get("choices")
+        if isinstance(choices, list) and len(choices) == 1 and (text := chunk.text):
+            self._runs.learn(chunk.data, text)
 
     def _read_chunk(self, data: bytes, events: list[Event]) -> None:
         chunk = _object(data)
@@ -224,10 +238,13 @@ class OpenAITranslator(Translator):
         if not isinstance(choices, list):
             raise UpstreamProtocolError(detail="a chunk without choices")
         if choices:
-            if "usage" in chunk:
+            whole = "usage" not in chunk
+            if not whole:
                 del chunk["usage"]  # the surface gives the client the gateway's own, with the cost, once
                 data = encode_json(chunk)
-            events.append(Verbatim(data, chunk))
+            events.append(verbatim := Verbatim(data, chunk))
+            if whole and not any(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices):
+                self._learn(verbatim)
         for choice in choices:
             if isinstance(choice, dict) and isinstance(native := choice.get("finish_reason"), str):
                 self._finished = True

@@ -35,6 +35,11 @@ class SseDecoder:
         self._after_cr = False  # the last piece ended in CR: a LF that opens the next one belongs to it
         self._at_start = True
 
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte begins an event that is not the stream's first."""
+        return not (self._partial or self._data or self._after_cr or self._at_start or self._name)
+
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """The events that end in `data`. Raises UpstreamProtocolError for one that is longer than the limit."""
         if self._after_cr and data:

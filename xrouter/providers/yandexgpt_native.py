@@ -14,7 +14,7 @@ from xrouter.providers.yandexgpt_completion import CompletionReader
 from xrouter.providers.yandexgpt_errors import answer_name, refuse_markup
 from xrouter.providers.yandexgpt_models import YandexModel, served_name
 from xrouter.providers.yandexgpt_native_request import native_request
-from xrouter.providers.yandexgpt_native_wire import Completion, decode_line
+from xrouter.providers.yandexgpt_native_wire import Completion, decode_line, newest
 from xrouter.providers.yandexgpt_request import wanted
 from xrouter.upstream.base import Headers, UpstreamAnswer
 from xrouter.wire import decode_json, encode_json
@@ -64,7 +64,7 @@ class NativeTranslator(Translator):
         if not self._stream:
             self._whole.add(data)
             return ()
-        return self._read(self._lines.feed(data))
+        return self._read(newest(self._lines.feed(data)))
 
     def finish(self) -> Sequence[Event]:
         if self._failed is not None and not self._cutter.cut:

@@ -3,6 +3,7 @@
 Numbers of 64 bits come as strings, or as numbers from some gateways; default values may be left out. Both are read.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -147,6 +148,26 @@ def decode_line(data: bytes) -> Line:
         return _line_decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamProtocolError(detail=f"not a completion: {type(error).__name__}") from None
+
+
+_PARTIAL_END = b'"},"status":"ALTERNATIVE_STATUS_PARTIAL"}'
+
+
+def newest(lines: Sequence[bytes]) -> Sequence[bytes]:
+    """The lines of one read without partial ones that the next one only goes on from: it repeats their text.
+
+    Decoding a burst's lines one by one takes time that grows with the square of the text. A line that takes text back is not
+    left out, nor is the one before it.
+    """
+    if len(lines) < 2:
+        return lines
+    kept = []
+    ends = [line.find(_PARTIAL_END) for line in lines]
+    for index, line in enumerate(lines[:-1]):
+        end = ends[index]
+        if end < 0 or ends[index + 1] < 0 or not lines[index + 1].startswith(line[:end]):
+            kept.append(line)
+    return [*kept, lines[-1]]
 
 
 def read_usage(usage: NativeUsage | None) -> Usage | None:

@@ -5,10 +5,10 @@ from typing import Any, Final, cast
 
 from xrouter.context import Call, Cost
 from xrouter.errors import XRouterError
-from xrouter.events import Answer, Event, Finish, ReasoningText, Text, ToolCallPart, Usage, Verbatim
+from xrouter.events import Answer, Event, Finish, ReasoningText, Text, TextRun, ToolCallPart, Usage, Verbatim
 from xrouter.surfaces.base import AnswerHead, Renderer, encode, usage_object
 from xrouter.surfaces.splice import Splicer
-from xrouter.surfaces.sse_out import DONE, error_event, event
+from xrouter.surfaces.sse_out import DONE, error_event, event, text_events
 from xrouter.wire import ChatRequest
 
 CHUNK = "chat.completion.chunk"
@@ -69,6 +69,9 @@ class ChatStream(Renderer):
     def feed(self, events: Sequence[Event]) -> bytes:
         pieces: list[bytes] = []
         for part in events:
+            if isinstance(part, TextRun):
+                pieces.append(self._run(part))
+                continue
             if isinstance(part, Verbatim):
                 self._verbatim = True
                 if self._hide_reasoning and b'"reasoning' in part.data:
@@ -76,8 +79,7 @@ class ChatStream(Renderer):
                 pieces.append(event(self._splicer.chunk(part)))
                 continue
             if not self._begun and not self._verbatim:
-                self._begun = True
-                pieces.append(self._delta({"role": "assistant", "content": ""}))
+                pieces.append(self._opening())
             match part:
                 case Text(content):
                     pieces.append(self._delta({"content": content}))
@@ -101,6 +103,20 @@ class ChatStream(Renderer):
 
     def failed(self, error: XRouterError) -> bytes:
         return error_event(self.head, CHUNK, error, {"delta": {"content": ""}})
+
+    def _opening(self) -> bytes:
+        self._begun = True
+        return self._delta({"role": "assistant", "content": ""})
+
+    def _run(self, run: TextRun) -> bytes:
+        if run.before:
+            self._verbatim = True
+            if self._hide_reasoning and (b'"reasoning' in run.before or b'"reasoning' in run.after):
+                return self.feed(run.chunks())
+            return self._splicer.run(run)
+        before, after = self._before[len(b"data: ") :] + b'{"content":"', b'"},"finish_reason":null}]}'
+        opening = b"" if self._begun else self._opening()
+        return opening + text_events(run, before, after)
 
     def _delta(self, delta: dict[str, Any]) -> bytes:
         return self._before + encode(delta) + b',"finish_reason":null}]}\n\n'

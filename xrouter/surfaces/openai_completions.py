@@ -5,11 +5,11 @@ from typing import Any
 
 from xrouter.context import Cost
 from xrouter.errors import XRouterError
-from xrouter.events import Answer, Event, Finish, Text, Usage, Verbatim
+from xrouter.events import Answer, Event, Finish, Text, TextRun, Usage, Verbatim
 from xrouter.surfaces.base import Renderer, encode, usage_object
 from xrouter.surfaces.openai_chat import wants_usage
 from xrouter.surfaces.splice import Splicer
-from xrouter.surfaces.sse_out import DONE, error_event, event
+from xrouter.surfaces.sse_out import DONE, error_event, event, text_events
 
 _KIND = "text_completion"
 
@@ -21,6 +21,8 @@ class CompletionStream(Renderer):
         pieces: list[bytes] = []
         for part in events:
             match part:
+                case TextRun():
+                    pieces.append(self._run(part))
                 case Verbatim():
                     pieces.append(event(self._splicer.chunk(part)))
                     self._verbatim = True
@@ -55,6 +57,14 @@ class CompletionStream(Renderer):
             "model": head.model,
             "provider": head.provider,
         }
+
+    def _run(self, run: TextRun) -> bytes:
+        if run.before:
+            self._verbatim = True
+            return self._splicer.run(run)
+        choice = {"text": "", "index": 0, "logprobs": None, "finish_reason": None}
+        before, mark, after = encode({**self._head(), "choices": [choice]}).partition(b'"text":"')
+        return text_events(run, before + mark, after)
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         return event(encode({**self._head(), "choices": [choice]}))

@@ -6,8 +6,9 @@ text cannot be the model's own words: inside a JSON string every quotation mark 
 decoding and encoding it (bench/splice.py).
 """
 
-from xrouter.events import Verbatim
+from xrouter.events import TextRun, Verbatim
 from xrouter.surfaces.base import AnswerHead, encode
+from xrouter.surfaces.sse_out import event, text_events
 
 
 class Splicer:
@@ -17,37 +18,57 @@ class Splicer:
         self._head = head
         self._changes: list[tuple[bytes, bytes]] | None = None
 
-    def chunk(self, event: Verbatim) -> bytes:
+    def run(self, run: TextRun) -> bytes:
+        """The events of an upstream's own chunks that differ in their text only."""
+        around = self.around(run.before, run.after)
+        if around is None:
+            return b"".join([event(self.chunk(chunk)) for chunk in run.chunks()])
+        return text_events(run, *around)
+
+    def chunk(self, chunk: Verbatim) -> bytes:
         """The JSON text for the client."""
-        data = event.data
+        data = chunk.data
         if self._changes is None:
-            self._changes = self._learn(event)
+            self._changes = self._learn(chunk)
         if b'"provider"' in data:
-            return self._rewritten(event)
+            return self._rewritten(chunk)
         for old, new in self._changes:
             if old not in data:
-                return self._rewritten(event)
+                return self._rewritten(chunk)
             data = data.replace(old, new, 1)
         return data
 
-    def _learn(self, event: Verbatim) -> list[tuple[bytes, bytes]]:
-        head, body = self._head, event.body
+    def around(self, before: bytes, after: bytes) -> tuple[bytes, bytes] | None:
+        """The same for what stands before and after the text of many chunks; None where each has to be rewritten."""
+        if self._changes is None or b'"provider"' in before or b'"provider"' in after:
+            return None
+        for old, new in self._changes:
+            if old in before:
+                before = before.replace(old, new, 1)
+            elif old in after:
+                after = after.replace(old, new, 1)
+            else:
+                return None
+        return before, after
+
+    def _learn(self, chunk: Verbatim) -> list[tuple[bytes, bytes]]:
+        head, body = self._head, chunk.body
         ours = b'"id":%b,"provider":%b' % (encode(head.id), encode(head.provider))
         changes = []
         for name, new in ((b"id", ours), (b"model", b'"model":' + encode(head.model))):
             for colon in (b'":', b'": '):
                 old = b'"' + name + colon + encode(body.get(name.decode()))
-                if event.data.count(old) == 1:
+                if chunk.data.count(old) == 1:
                     changes.append((old, new))
                     break
             else:
                 return [(b"\0", b"")]  # stands in no JSON text: every chunk of this stream is rewritten
-        if b'"system_fingerprint":null' in event.data.replace(b" ", b""):
+        if b'"system_fingerprint":null' in chunk.data.replace(b" ", b""):
             return [(b"\0", b"")]
         return changes
 
-    def _rewritten(self, event: Verbatim) -> bytes:
-        body = {**event.body, "id": self._head.id, "model": self._head.model, "provider": self._head.provider}
+    def _rewritten(self, chunk: Verbatim) -> bytes:
+        body = {**chunk.body, "id": self._head.id, "model": self._head.model, "provider": self._head.provider}
         if body.get("system_fingerprint", "") is None:
             del body["system_fingerprint"]  # OpenRouter's SDK takes a chunk without it, not with null
         return encode(body)

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from xrouter.errors import XRouterError
+from xrouter.events import TextRun
 from xrouter.surfaces.base import AnswerHead, encode
 
 DONE: Final = b"data: [DONE]\n\n"
@@ -11,6 +12,12 @@ KEEP_ALIVE: Final = b": OPENROUTER PROCESSING\n\n"  # a comment: clients skip li
 
 def event(data: bytes) -> bytes:
     return b"data: %b\n\n" % data
+
+
+def text_events(run: TextRun, before: bytes, after: bytes) -> bytes:
+    """An event for each piece of `run`, with the JSON that stands before and after it."""
+    first, last = b"data: " + before, after + b"\n\n"
+    return b"%b%b%b" % (first, run.joined.replace(b"\n", last + first), last)
 
 
 def error_event(head: AnswerHead, kind: str, error: XRouterError, choice: dict[str, Any]) -> bytes:

@@ -74,6 +74,10 @@ class Connection(asyncio.Protocol):
         self._timeouts = timeouts
         self._limits = limits
         self._transport: asyncio.Transport | None = None
+        self._arrived: list[bytes] = []  # of the body, from the bytes that are being parsed
+        self.on_body = (
+            self._arrived.append
+        )  # for the parser: a burst has hundreds of chunks, and this runs no Python code
         self._parser = HttpResponseParser(self)
         self._phase = IDLE
         self._exchange: Exchange | None = None
@@ -197,24 +201,26 @@ class Connection(asyncio.Protocol):
                 self._refuse("the answer does not begin with HTTP")
                 return
         exchange = self._exchange
-        pieces = 0 if exchange is None else len(exchange.pieces)
         self._since = self.loop.time()
         self._size += len(data)
         try:
             self._parser.feed_data(data)
         except HttpParserCallbackError as error:
+            self._hand_over(exchange)
             self._stopped(str(error.__context__))
             return
         except HttpParserError as error:
+            self._hand_over(exchange)
             self._stopped(str(error))
             return
+        news = self._hand_over(exchange)
         if self._whole:
             self._conclude(self._reusable)
         elif exchange is None:
             if self._size > DRAIN_BYTES:
                 self.abort()
         elif self._phase is BODY:
-            self._progress(exchange, pieces)
+            self._progress(exchange, news)
             if phase is not BODY:
                 self._arm(self._due()[0])  # from here on this deadline only moves away
         elif self._size > self._limits.head_bytes:
@@ -274,14 +280,6 @@ class Connection(asyncio.Protocol):
             self._whole = True
             self._reusable = False  # the parser would take a next answer for this one's body
 
-    def on_body(self, data: bytes) -> None:
-        if self._whole:
-            raise _Refused("an answer to HEAD with a body")
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.pieces.append(data)
-            exchange.buffered += len(data)
-
     def on_message_complete(self) -> None:
         if self._in_interim:
             self._in_interim = False
@@ -302,9 +300,21 @@ class Connection(asyncio.Protocol):
             elif name == b"content-encoding" and value.lower() not in (b"identity", b""):
                 raise _Refused("a compressed answer, which was not asked for")
 
-    def _progress(self, exchange: Exchange, pieces_before: int) -> None:
+    def _hand_over(self, exchange: Exchange | None) -> bool:
+        """Give what has come of the body to who reads it. Whether there is any. A body after HEAD is nobody's."""
+        arrived = self._arrived
+        if not arrived:
+            return False
+        if exchange is not None and not exchange.head_only:
+            piece = arrived[0] if len(arrived) == 1 else b"".join(arrived)
+            exchange.pieces.append(piece)
+            exchange.buffered += len(piece)
+        arrived.clear()
+        return True
+
+    def _progress(self, exchange: Exchange, news: bool) -> None:
         """Part of the answer has come, with or without some of its body."""
-        if len(exchange.pieces) > pieces_before:
+        if news:
             self._size = 0
         elif self._size > self._limits.head_bytes:
             self._refuse("framing without end")
