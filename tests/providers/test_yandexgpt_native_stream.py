@@ -42,7 +42,7 @@ BODY = stream(*lines_of(ANSWER, 3, 21, 21, 30))[:-1]  # without the last line fe
 
 def test_yandexgpt_01_cumulative_lines_become_deltas_that_add_up() -> None:
     native = translator(stream=True)
-    events = read(native, BODY)
+    events = read(native, BODY, [at for at in range(len(BODY)) if BODY[at - 1 : at] == b"\n"])
     assert [event.content for event in events if isinstance(event, Text)] == [
         ANSWER[:3],
         ANSWER[3:21],

@@ -150,7 +150,7 @@ def decode_line(data: bytes) -> Line:
         raise UpstreamProtocolError(detail=f"not a completion: {type(error).__name__}") from None
 
 
-_PARTIAL_END = b'"},"status":"ALTERNATIVE_STATUS_PARTIAL"}'
+_PARTIAL_ENDS = (b'"},"status":"ALTERNATIVE_STATUS_PARTIAL"}', b'"}, "status": "ALTERNATIVE_STATUS_PARTIAL"}')
 
 
 def newest(lines: Sequence[bytes]) -> Sequence[bytes]:
@@ -162,7 +162,7 @@ def newest(lines: Sequence[bytes]) -> Sequence[bytes]:
     if len(lines) < 2:
         return lines
     kept = []
-    ends = [line.find(_PARTIAL_END) for line in lines]
+    ends = [max(line.find(mark) for mark in _PARTIAL_ENDS) for line in lines]
     for index, line in enumerate(lines[:-1]):
         end = ends[index]
         if end < 0 or ends[index + 1] < 0 or not lines[index + 1].startswith(line[:end]):
