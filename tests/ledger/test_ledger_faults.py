@@ -280,6 +280,27 @@ async def test_f20_a_clock_set_forward_expires_no_living_hold(tmp_path: Path) ->
         await living.aclose()
 
 
+async def test_f20_a_process_that_starts_after_the_clock_was_set_forward_ends_no_living_hold(tmp_path: Path) -> None:
+    """It has not seen the clock being set. Fails if it does not ask whether others live."""
+    world = HandWorld()
+    async with money(tmp_path, world) as books:
+        await books.ledger.transfer(grant(10_000))
+        living = open_ledger(books.engine, world, lease_s=60)
+        await living.start()
+        await living.hold("g1", ACCOUNT, KEY, wanted_nano=1_000, least_nano=1_000)
+        await living._sweeper.aclose()  # it renews its lease no more, which nobody can know yet
+        world.wall_s += 86_400
+        starting = open_ledger(books.engine, world, lease_s=60)
+        await starting.start()
+        await starting._sweeper.sweep()
+        assert (await books.holds())["g1"] == "open"
+        world.advance(61)
+        await starting._sweeper.sweep()
+        assert (await books.holds())["g1"] == "expired"
+        await starting.aclose()
+        await living.aclose()
+
+
 async def test_f20_a_clock_set_back_keeps_no_dead_hold_and_gives_no_second_window(tmp_path: Path) -> None:
     world = HandWorld()
     async with money(tmp_path, world) as books:

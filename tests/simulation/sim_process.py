@@ -13,6 +13,7 @@ from simulation.virtual_world import VirtualWorld, WallClock
 from xrouter import ids
 from xrouter.app import Gateway
 from xrouter.ledger.ledger import Ledger
+from xrouter.ledger.presence import Presence
 
 _DRAIN_S = 3.0
 
@@ -50,6 +51,7 @@ class Process:
         self.store = store
         self.books = SimulatedBooks(store, self, self.world.now)
         self.journal = SimulatedJournal(store, ids.time_ordered(self.world))
+        self.presence = Presence(store.journals.parent)  # whose descriptors are not the journals'
         self.ledger: Ledger
         self.gateway: Gateway
         self.variant: Variant
@@ -68,7 +70,7 @@ class Process:
 
     async def start(self, lease_s: float, variant: Variant, holders: "dict[str, Process]") -> None:
         """Raises StoreUnavailable: the process ends, and its supervisor starts another."""
-        self.ledger = Ledger(self.books, self.world, lease_s=lease_s, journal=self.journal)
+        self.ledger = Ledger(self.books, self.world, lease_s=lease_s, journal=self.journal, presence=self.presence)
         holders[self.ledger.holder] = self
         await self.ledger.start()
         unused: Any = _Unused()
@@ -127,6 +129,7 @@ class Process:
         self.died_at = self.loop.time()
         self.loop.kill()
         self.journal.exit()
+        self.presence.leave()
 
     def kill(self) -> None:
         """SIGKILL: nothing of it runs any more; the system takes back its files."""
@@ -139,6 +142,7 @@ class Process:
         self.loop.kill()
         self.journal.tear(self.loop.pending(self.journal._append))
         self.journal.exit()
+        self.presence.leave()
         self.books.exit()
         for request in list(self.requests):
             request.lose()

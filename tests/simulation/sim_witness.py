@@ -47,7 +47,7 @@ class Witness:
                 process.renewed_at = self._run.scheduler.time
             elif isinstance(operation, Expire):
                 if result:
-                    self._saw_expired(process)
+                    self._saw_expired()
             elif not isinstance(operation, _HOUSEKEEPING):
                 self._run.noted(kind, type(result).__name__)
         self._until_look -= 1
@@ -117,16 +117,14 @@ class Witness:
             if row is not None and row[0] > 0:
                 self.failed(f"{result.generation_id} is charged too little, though {row[0]} is left")
 
-    def _saw_expired(self, by: "Process") -> None:
+    def _saw_expired(self) -> None:
         """F20, F41: only the holds of processes that have not renewed their lease for so long expire.
 
-        Not seen as wrong, and told in docs/simulation.md: what a sweep ends that had begun when the clock was set, or a
-        process that starts then.
+        Not seen as wrong, and told in docs/simulation.md: what a sweep ends that had begun when the clock was set.
         """
         run = self._run
         slow_s = 0.2 + 20 * run.character.slow_s
-        set_at = run.clock.set_at
-        unaware = set_at >= run.scheduler.time - slow_s or by.born_at - run.lease_s <= set_at <= by.born_at + slow_s
+        unaware = run.clock.set_at >= run.scheduler.time - slow_s
         for generation, holder in self._connection.execute(
             "SELECT generation_id, holder FROM holds WHERE state = 'expired'"
         ).fetchall():

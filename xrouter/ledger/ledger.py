@@ -36,6 +36,7 @@ from xrouter.ledger.operations import (
     TakeBack,
     Transfer,
 )
+from xrouter.ledger.presence import Presence
 from xrouter.ledger.sweeper import Sweeper
 from xrouter.world import World
 
@@ -60,6 +61,7 @@ class Ledger:
         *,
         lease_s: float,
         journal: Journal | None = None,
+        presence: Presence | None = None,
         retention: Prune = KEEP_ALL,
     ) -> None:
         self.holder = ids.time_ordered(world)
@@ -67,6 +69,7 @@ class Ledger:
         self._world = world
         self._lease_us = round(lease_s * 1e6)
         self._journal = journal
+        self._presence = presence
         self._retention = retention
         self._waiting: deque[tuple[Operation, asyncio.Future[Result]]] = deque()
         self._put_off: deque[Operation] = deque()
@@ -81,11 +84,19 @@ class Ledger:
         self.journaled = 0  # settlements that had to go to the journal
 
     async def start(self) -> None:
-        """Settle what dead processes have journaled, end their holds, begin to sweep. Raises StoreUnavailable."""
+        """Settle what dead processes have journaled, end their holds, begin to sweep. Raises StoreUnavailable.
+
+        Where others serve on this host, it is they who end the holds of the dead, until this process has seen a lease go by.
+        """
+        try:
+            alone = self._presence is None or self._presence.enter()
+        except OSError as error:
+            raise StoreUnavailable(detail=f"{error.filename}: {error.strerror}") from error
         await self.renew()
         await self.recover_journals()
-        await self.expire()
-        self._sweeper.start()
+        if alone:
+            await self.expire()
+        self._sweeper.start(others_sweep=not alone)
 
     async def aclose(self) -> None:
         """Wait until everything that has been asked for is done. Closing twice does nothing more."""
@@ -103,6 +114,8 @@ class Ledger:
         if self._journal is not None:
             await self._journal.aclose()
         await self._books.aclose()
+        if self._presence is not None:
+            self._presence.leave()
 
     async def hold(
         self,

@@ -11,6 +11,7 @@ from xrouter.ledger.books import Books, SqliteBooks
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.ledger import KEEP_ALL, Ledger
 from xrouter.ledger.operations import Prune
+from xrouter.ledger.presence import Presence
 from xrouter.store.engine import StoreError
 from xrouter.world import World
 
@@ -31,8 +32,14 @@ def open_ledger(
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise StoreError(f"the folder {folder} cannot be made: {error.strerror}") from error
-    kept = Journal(folder, ids.time_ordered(world))
-    return Ledger(_open_books(engine, world), world, lease_s=lease_s, journal=kept, retention=retention)
+    return Ledger(
+        _open_books(engine, world),
+        world,
+        lease_s=lease_s,
+        journal=Journal(folder, ids.time_ordered(world)),
+        presence=Presence(folder),
+        retention=retention,
+    )
 
 
 def retention_of(settings: LedgerSettings) -> Prune:
