@@ -7,6 +7,7 @@ import pytest
 from kit.money import grant, money, settlement
 
 from xrouter.ledger.journal import Journal
+from xrouter.ledger.operations import Settlement
 from xrouter.world import RealWorld
 
 
@@ -31,3 +32,39 @@ async def test_f41_a_journal_that_another_puts_away_meanwhile_is_no_failure(
         before = len(os.listdir("/proc/self/fd"))
         assert await books.ledger.recover_journals() == 0
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+async def test_f13_what_is_journaled_while_the_store_comes_back_makes_nothing_be_settled_again(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Fails where a file that has grown meanwhile is kept whole: each round settles all that was ever journaled."""
+    folder = tmp_path_factory.mktemp("journal")
+    journal = Journal(folder, "mine")
+    asked: list[str] = []
+
+    async def settle(one: Settlement) -> None:
+        asked.append(one.generation_id)
+        await journal.add(settlement(f"{one.generation_id}, next", 1))
+
+    for number in range(3):
+        await journal.add(settlement(f"g{number}", 1))
+    assert await journal.recover(settle) == 3
+    assert await journal.recover(settle) == 3
+    assert sorted(asked) == ["g0", "g0, next", "g1", "g1, next", "g2", "g2, next"]
+    await journal.aclose()
+    assert len(list(folder.glob("*.settlements"))) == 1  # with what was added in the second round
+
+
+async def test_f13_a_long_outage_s_settlements_go_in_batches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fails where each waits for the one before: a hundred commits."""
+    folder = tmp_path_factory.mktemp("journal")
+    async with money(folder, RealWorld()) as books:
+        await books.ledger.transfer(grant(1_000_000))
+        dead = Journal(folder / "money.db.journal", "dead")
+        for number in range(100):
+            await dead.add(settlement(f"g{number}", 1_000))
+        await dead.aclose()
+        batches = books.ledger.batches
+        assert await books.ledger.recover_journals() == 100
+        assert books.ledger.batches - batches <= 2
+        assert (await books.account()).balance_nano == 900_000

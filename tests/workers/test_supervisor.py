@@ -144,14 +144,29 @@ def test_a_worker_that_cannot_be_forked_is_tried_again_and_the_others_serve(flee
     """Fails where fork's EAGAIN goes through the supervisor: it ends, and all workers with it."""
     (fleet.folder / "no_room").touch()
     os.kill(fleet.workers()[1].pid, signal.SIGKILL)
-    until(lambda: sum("cannot be started" in line for line in fleet.gateway.messages()) >= 2, "two tries")
+    until(lambda: sum("worker 2 cannot be started" in line for line in fleet.gateway.messages()) >= 2, "two tries")
     assert [worker.number for worker in fleet.workers()] == [1, 3]
     assert httpx2.get(fleet.gateway.url + "/health/ready").status_code == 200
-    fleet.gateway.signal(signal.SIGUSR2)  # those that serve go on
+    before = {worker.pid for worker in fleet.workers()}
+    fleet.gateway.signal(signal.SIGUSR2)
     until(lambda: any("worker 1 cannot be started" in line for line in fleet.gateway.messages()), "a try to replace")
+    assert {worker.pid for worker in fleet.workers()} == before
     (fleet.folder / "no_room").unlink()
-    until(fleet.all_serve, "three workers")
+    until(lambda: fleet.all_serve() and not before & {worker.pid for worker in fleet.workers()}, "three new workers")
     assert fleet.gateway.stop() == 0
+
+
+def test_a_rolling_restart_goes_on_after_a_successor_that_could_not_start(fleet: Fleet) -> None:
+    """Fails where that ends the restart: the database may have been away for a second."""
+    before = {worker.pid for worker in fleet.workers()}
+    fleet.hold("new")
+    fleet.gateway.signal(signal.SIGUSR2)
+    (first,) = until(lambda: {worker.pid for worker in fleet.workers()} - before, "a successor")
+    os.kill(first, signal.SIGKILL)
+    until(lambda: first not in {worker.pid for worker in fleet.workers()}, "its end")
+    assert before <= {worker.pid for worker in fleet.workers()}
+    fleet.let_go()
+    until(lambda: fleet.all_serve() and not before & {worker.pid for worker in fleet.workers()}, "three new workers")
 
 
 def test_f19_a_worker_that_is_replaced_in_the_middle_of_a_reload_follows_it(fleet: Fleet) -> None:

@@ -1,13 +1,16 @@
 """Settlements that the store could not take, kept in a file until it can (F13).
 
 One file a process, one line of JSON a settlement, on the disk before the client's last byte leaves. The process holds a lock
-on its file as long as it lives, so another that gets the lock knows that it is dead and settles what it left. Settling is
-idempotent: a file that is read twice, because its reader died before removing it, charges nothing twice.
+on the file that it writes, so another that gets the lock knows that nobody writes there any more, and settles what it holds.
+A living process sets its file aside in the same way and begins another: what it adds while the store comes back is the
+next round's. Settling is idempotent: a file that is read twice, because its reader died before removing it, charges nothing
+twice.
 """
 
 import asyncio
 import errno
 import fcntl
+import itertools
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -35,7 +38,6 @@ class _Page:
     settlements: list[Settlement]
     path: Path
     descriptor: int
-    size: int
     whole: bool
 
 
@@ -48,15 +50,17 @@ class Journal:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._descriptor: int | None = None
         self._size = 0
+        self._asides = itertools.count(1)
 
     async def add(self, settlement: Settlement) -> None:
         """Durable when it returns. Raises StoreUnavailable."""
         await self._run(self._append, _encode(settlement) + b"\n")
 
     async def recover(self, settle: Callable[[Settlement], Awaitable[object]]) -> int:
-        """Settle what this process's file holds and the files of dead ones; returns how many settlements.
+        """Settle what this process has journaled, and dead ones; returns how many settlements.
 
-        Raises StoreUnavailable, also from `settle`: what was not settled is still there.
+        All of a file at once, so that they go in batches. Raises StoreUnavailable, also from `settle`: what was not settled
+        is still there.
         """
         total = 0
         for path in await self._run(self._files):
@@ -65,8 +69,7 @@ class Journal:
                 continue
             settled = False
             try:
-                for settlement in page.settlements:
-                    await settle(settlement)
+                await asyncio.gather(*map(settle, page.settlements))
                 settled = True
             finally:
                 await self._run(self._put_away, page, settled)
@@ -98,12 +101,14 @@ class Journal:
         self._size += len(line)
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob(f"*{_SUFFIX}"))
+        """Those that nobody writes to, as far as their names tell."""
+        if self._descriptor is not None and self._size:
+            self._path.rename(self._path.with_name(f"{self._path.stem}-{next(self._asides)}{_SUFFIX}"))
+            self._let_go()
+        return sorted(path for path in self._folder.glob(f"*{_SUFFIX}") if path != self._path)
 
     def _read(self, path: Path) -> _Page | None:
-        """What there is to settle in a file; None if that is nothing, or its process's own business."""
-        if path == self._path:
-            return self._page(path, self._descriptor) if self._descriptor is not None and self._size else None
+        """What there is to settle in a file; None if that is its process's own business."""
         try:
             descriptor = self._open(path, 0)
         except (BlockingIOError, FileNotFoundError):
@@ -117,23 +122,16 @@ class Journal:
             raise
 
     def _page(self, path: Path, descriptor: int) -> _Page:
-        data = path.read_bytes()
         settlements, whole = [], True
-        for line in data.split(b"\n")[:-1]:  # what follows the last line feed was never acknowledged
+        for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line feed was never acknowledged
             try:
                 settlements.append(_decode(line))
             except msgspec.DecodeError as error:
                 whole = False
                 _log.error("a line of the journal %s cannot be read: %s", path.name, error)
-        return _Page(settlements, path, descriptor, len(data), whole)
+        return _Page(settlements, path, descriptor, whole)
 
     def _put_away(self, page: _Page, settled: bool) -> None:
-        """Of what is settled, a dead process's file goes and our own is emptied, unless more was added meanwhile."""
-        if page.path == self._path:
-            if settled and self._size == page.size:
-                os.ftruncate(page.descriptor, 0)
-                self._size = 0
-            return
         if settled and page.whole:
             page.path.unlink(missing_ok=True)
         elif settled:
@@ -150,12 +148,15 @@ class Journal:
         return descriptor
 
     def _close(self) -> None:
-        if self._descriptor is None:
-            return
-        if self._size == 0:
-            self._path.unlink(missing_ok=True)
+        if self._descriptor is not None:
+            if self._size == 0:
+                self._path.unlink(missing_ok=True)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        assert self._descriptor is not None
         os.close(self._descriptor)
-        self._descriptor = None
+        self._descriptor, self._size = None, 0
 
 
 def _sync_folder(folder: Path) -> None:

@@ -77,6 +77,7 @@ class Supervisor:
         self._reloads = Reloads(settings, source, self._tallies, lambda: self._workers)
         self._due: dict[int, float] = {}  # number of a worker that there is not → when the next one may start
         self._rolling: list[Worker] = []  # still to be replaced in a rolling restart
+        self._roll_again: float | None = None  # when to try again, after a successor could not start
         self._stop_by: float | None = None
         self._failed = False
 
@@ -114,17 +115,22 @@ class Supervisor:
 
     # Processes
 
-    def _spawn(self, number: int, successor_of: Worker | None = None) -> bool:
-        """Whether there is one now. The system may have no room for a process at the moment: then one is due later."""
+    def _spawn(self, number: int, successor_of: Worker | None = None) -> None:
+        """Start one. The system may have no room for a process at the moment: then it is tried again later."""
         try:
             self._fork(number, successor_of)
         except OSError as error:
-            pause_s = self._backoff.pause_s(number, 0.0)
-            log.error("worker %d cannot be started, the next try is in %g s: %s", number, pause_s, error)
-            if successor_of is None:
-                self._due[number] = time.monotonic() + pause_s
-            return False
-        return True
+            log.error("worker %d cannot be started, it is tried again: %s", number, error)
+            self._start_later(number, 0.0, successor_of)
+
+    def _start_later(self, number: int, lived_s: float, successor_of: Worker | None) -> None:
+        """After one that has lived for so long. The worker that is to be replaced goes on until then."""
+        at = time.monotonic() + self._backoff.pause_s(number, lived_s)
+        if successor_of is None:
+            self._due[number] = at
+        elif self._stop_by is None:
+            self._rolling.insert(0, successor_of)
+            self._roll_again = at
 
     def _fork(self, number: int, successor_of: Worker | None) -> None:
         ours, theirs = socket.socketpair()
@@ -200,14 +206,15 @@ class Supervisor:
             self._failed = True  # it has told why; the others would fail the same way
             self._stop()
             return
-        if worker.successor_of is not None and worker.state == "starting":
-            self._rolling.clear()
-            if worker.successor_of in self._workers:
-                return  # it goes on serving
+        if worker.successor_of in self._workers:
+            self._start_later(worker.number, worker.age_s, worker.successor_of)
+            return
         if any(other.successor_of is worker for other in self._workers):
             return  # the one that is starting takes its place
         self._tallies.restarted(worker.number)
-        self._due[worker.number] = time.monotonic() + self._backoff.pause_s(worker.number, worker.age_s)
+        self._start_later(worker.number, worker.age_s, None)
+        if worker.successor_of is not None:
+            self._roll_next()
 
     def _stop(self) -> None:
         if self._stop_by is not None:
@@ -223,17 +230,20 @@ class Supervisor:
 
     def _roll(self) -> None:
         """Replace the workers one after the other, each by one that serves before the old one drains."""
-        if self._stop_by is None and not self._rolling:
+        if self._stop_by is None and not self._rolling and not self._successor_starts():
             self._rolling = [worker for worker in self._workers if worker.state == "serving"]
             self._roll_next()
 
     def _roll_next(self) -> None:
-        while self._rolling:
+        self._roll_again = None
+        while self._rolling and not self._successor_starts():
             old = self._rolling.pop(0)
             if old in self._workers and old.state == "serving":
-                if not self._spawn(old.number, successor_of=old):
-                    self._rolling.clear()  # those that serve go on
+                self._spawn(old.number, successor_of=old)
                 return
+
+    def _successor_starts(self) -> bool:
+        return any(worker.successor_of is not None for worker in self._workers)
 
     # What happens
 
@@ -255,6 +265,8 @@ class Supervisor:
             if now >= due:
                 del self._due[number]
                 self._spawn(number)
+        if self._roll_again is not None and now >= self._roll_again:
+            self._roll_next()
         self._reloads.tick()
         if self._stop_by is not None and now >= self._stop_by:
             for worker in self._workers:
