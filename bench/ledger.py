@@ -1,17 +1,22 @@
 """How fast the ledger is by itself: holds and settlements a second, in batches and alone, on one core.
 
     taskset -c 0 python bench/ledger.py [--folder DIR] [--settlements N]
+    python bench/ledger.py --store postgresql://user@host/database [--processes N]
 
-Beside it is measured what the disk allows: one durable commit of SQLite with one small row.
+Beside it is measured what the disk allows: one durable commit of SQLite with one small row. `--store` names a database of
+PostgreSQL, whose tables are made if there are none; `--processes` then share it, each with a ledger of its own.
 """
 
 import argparse
 import asyncio
+import multiprocessing
 import sqlite3
 import statistics
 import tempfile
 import time
 from decimal import Decimal
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from xrouter import ids
@@ -21,7 +26,8 @@ from xrouter.ledger.opening import open_ledger
 from xrouter.ledger.operations import Settlement, Transfer
 from xrouter.ledger.prices import PricedModel
 from xrouter.ledger.proof import prove
-from xrouter.store.migrate import open_store
+from xrouter.store.engine import create_engine
+from xrouter.store.migrate import open_store, upgrade
 from xrouter.world import RealWorld
 
 _PRICE = PricedModel.of("gigachat/max", Price(input=Decimal("0.65"), output=Decimal("0.65")))
@@ -100,14 +106,11 @@ def milliseconds(times: list[float]) -> str:
     return f"p50 {statistics.median(ordered) * 1e3:.2f} ms, p99 {ordered[int(len(ordered) * 0.99)] * 1e3:.2f} ms"
 
 
-async def main(folder: Path, count: int) -> None:
+async def main(url: str, folder: Path, count: int) -> None:
     world = RealWorld()
-    engine = await open_store(f"sqlite:///{folder / 'bench.db'}")
+    engine = await open_store(url)
     ledger = open_ledger(engine, world, lease_s=60)
     await ledger.start()
-    for number in range(100):
-        grant = Transfer(kind="grant", account=f"account{number}", amount_nano=10**15, reason="bench", author="bench")
-        await ledger.transfer(grant)
     print(f"one durable commit of SQLite here: {milliseconds(durable_commits(folder, 300))}")
     holds, settlements = await alone(ledger, 300)
     print(f"alone: hold {milliseconds(holds)}; settlement {milliseconds(settlements)}")
@@ -122,10 +125,70 @@ async def main(folder: Path, count: int) -> None:
     await engine.dispose()
 
 
+async def prepared(url: str) -> None:
+    """Tables, and credits for a hundred accounts."""
+    engine = create_engine(url) if url.startswith("postgresql:") else await open_store(url)
+    if url.startswith("postgresql:"):
+        await upgrade(engine)
+    ledger = open_ledger(engine, RealWorld(), lease_s=60)
+    await ledger.start()
+    for number in range(100):
+        grant = Transfer(kind="grant", account=f"account{number}", amount_nano=10**15, reason="bench", author="bench")
+        await ledger.transfer(grant)
+    await ledger.aclose()
+    await engine.dispose()
+
+
+async def share(url: str, count: int, ready: "Barrier", times: "SimpleQueue[float]") -> None:
+    """One of several processes: a steady 8 clients, each of whom holds and settles one request after the other."""
+    engine = await open_store(url)
+    world = RealWorld()
+    ledger = open_ledger(engine, world, lease_s=60)
+    await ledger.start()
+    numbers = iter(range(count))
+
+    async def client() -> None:
+        for number in numbers:
+            one, name = ids.generation_id(world), (f"account{number % 100}", f"{number % 100:064d}")
+            began = time.perf_counter()
+            await ledger.hold(one, *name, wanted_nano=100_000_000, least_nano=100_000_000)
+            await ledger.settle(settlement(one, *name, 1), delivered=True)
+            times.put(time.perf_counter() - began)
+
+    await asyncio.to_thread(ready.wait)
+    await asyncio.gather(*(client() for _ in range(8)))
+    await ledger.aclose()
+    await engine.dispose()
+
+
+def shared(url: str, count: int, processes: int) -> str:
+    """Requests a second of all processes together, and how long one request's hold and settlement take."""
+    ready, times = multiprocessing.Barrier(processes + 1), multiprocessing.SimpleQueue()
+    run = [
+        multiprocessing.Process(target=lambda: asyncio.run(share(url, count, ready, times))) for _ in range(processes)
+    ]
+    for process in run:
+        process.start()
+    ready.wait()
+    began = time.perf_counter()
+    taken = sorted(times.get() for _ in range(count * processes))
+    seconds = time.perf_counter() - began
+    for process in run:
+        process.join()
+    return f"{processes} processes, 8 at once in each: {count * processes / seconds:,.0f} requests/s, {milliseconds(taken)}"
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to make the database: a folder of the disk to be measured")
+    parser.add_argument("--store", help="a database of PostgreSQL, instead of a fresh SQLite file")
+    parser.add_argument("--processes", type=int, help="only this: so many share the store")
     parser.add_argument("--settlements", type=int, default=20_000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
-        asyncio.run(main(Path(temporary), arguments.settlements))
+        store = arguments.store or f"sqlite:///{temporary}/bench.db"
+        asyncio.run(prepared(store))
+        if arguments.processes:
+            print(shared(store, arguments.settlements, arguments.processes))
+        else:
+            asyncio.run(main(store, Path(temporary), arguments.settlements))

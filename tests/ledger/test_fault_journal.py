@@ -44,10 +44,10 @@ async def test_f13_what_is_journaled_while_the_store_comes_back_makes_nothing_be
 
     async def settle(one: Settlement) -> None:
         asked.append(one.generation_id)
-        await journal.add(settlement(f"{one.generation_id}, next", 1))
+        await journal.add(settlement(f"{one.generation_id}, next", 1_000))
 
     for number in range(3):
-        await journal.add(settlement(f"g{number}", 1))
+        await journal.add(settlement(f"g{number}", 1_000))
     assert await journal.recover(settle) == 3
     assert await journal.recover(settle) == 3
     assert sorted(asked) == ["g0", "g0, next", "g1", "g1, next", "g2", "g2, next"]

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import httpx2
 import pytest
 from kit.gateway import new_key
 from kit.money import problems
+from kit.redis_server import running_redis
 from kit.serving import Serving, command, serving, until
 
 from xrouter.sandbox.running import Sandbox
@@ -138,6 +141,35 @@ def open_holds(config: Path) -> int:
     with closing(sqlite3.connect(config.parent / "gateway.db")) as connection:
         (count,) = connection.execute("SELECT count(*) FROM holds WHERE state = 'open'").fetchone()
         return int(count)
+
+
+@pytest.mark.parametrize("redis", ["there", "killed"])
+def test_f32_every_worker_refuses_a_revoked_key(config: Path, sandbox: Sandbox, tmp_path: Path, redis: str) -> None:
+    """On connections to all of them. Fails where a key ring does not follow the store.
+
+    The second of the fault matrix is for a machine that has time; here each worker gets four.
+    """
+    headers = key_of(config)
+    with running_redis(tmp_path) as own:
+        text = re.sub(r"redis: \S+", f"redis: {own.url}", config.read_text())
+        config.write_text(text.replace(" rate_limit,", " {rate_limit: {on_store_failure: local_share}},"))
+        with serving(config, sandbox.environ) as gateway, ExitStack() as stack:
+            clients = [stack.enter_context(httpx2.Client(base_url=gateway.url, headers=headers)) for _ in range(15)]
+            assert [client.get("/v1/models").status_code for client in clients] == [200] * 15
+            until(lambda: all_have_served(gateway), "an answer of each worker")
+            if redis == "killed":
+                own.kill()
+            (key,) = decode_json(command(sandbox.environ, "keys", "list", "-c", str(config), "--json").stdout)
+            assert command(sandbox.environ, "keys", "revoke", "-c", str(config), key["hash"]).returncode == 0
+            revoked, last = time.monotonic(), 0.0
+            while {client.get("/v1/models").status_code for client in clients} != {401}:
+                last = time.monotonic() - revoked
+                assert last < 4
+            assert [client.get("/v1/models").status_code for client in clients] == [401] * 15
+
+
+def all_have_served(gateway: Serving) -> bool:
+    return all(worker.requests for worker in workers(gateway))
 
 
 def test_f19_all_workers_reload_or_none(config: Path, sandbox: Sandbox) -> None:

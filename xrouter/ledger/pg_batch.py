@@ -35,9 +35,6 @@ from xrouter.store.pg_tables import PgTables, Session, Touched
 # The ledger has one writer at a time, as on SQLite. Locks of single rows would let nobody through either: every charge moves
 # the one account of revenue. Held from a transaction's beginning to its end, whichever process's it is.
 WRITE_LOCK: Final = f"SELECT pg_advisory_xact_lock({0x78726C6564676572})"  # "xrledger"
-# An answer that says "done before" is as durable as one that says "done now": a transaction that has written nothing waits
-# for no disk and no standby, though what it has read may not be there yet.
-_WRITE_SOMETHING: Final = "SELECT pg_logical_emit_message(true, 'xrouter', '')"
 _SYSTEM: Final = frozenset({REVENUE, PROMOTIONS, ADJUSTMENTS, PROVIDER_COST, PROVIDERS})
 
 
@@ -50,9 +47,7 @@ async def apply_batch(
     book = Book(tables, at_us, seen_prices)
     results = apply_all(book, operations)
     book.write()
-    written = await tables.flush(session)
-    if not written and any(operation.durable for operation in operations):
-        await session.row(_WRITE_SOMETHING)
+    await tables.flush(session)
     return book, results
 
 

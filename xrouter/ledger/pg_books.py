@@ -1,5 +1,10 @@
 """The ledger in PostgreSQL: one transaction a batch, under one write lock, four round trips.
 
+The lock is not kept while a disk or a standby is waited for: the transaction is committed without that, and what has to be
+durable is waited for right afterwards, by a transaction that does nothing else. Its place in the log is behind the batch's
+and behind those that the batch has read, so what it waits for is all of them. Batches of other processes go on meanwhile,
+and one write to the disk serves several.
+
 Nobody waits longer than `_DEADLINE_S` (F14). A transaction that is known not to be committed is tried again within that
 time. When the answer to a COMMIT is lost nobody knows, so nothing is tried blindly: `StoreUnavailable` makes each of its
 operations be sent again under its own id, and the ledger looks whether it has it (F15).
@@ -29,10 +34,14 @@ _RETRY_AFTER_S: Final = 1.0
 # client can wait; a process that is stopped in the middle keeps it no longer than that from the others.
 _BEGIN: Final = (
     "BEGIN; SET LOCAL lock_timeout = 800; SET LOCAL statement_timeout = 1000;"
-    " SET LOCAL idle_in_transaction_session_timeout = 1000; SET LOCAL synchronous_commit = {}; " + WRITE_LOCK
+    " SET LOCAL idle_in_transaction_session_timeout = 1000; SET LOCAL synchronous_commit = off; " + WRITE_LOCK
 )
-# No time-out ends the wait for a standby: the server would then answer as if the standby had it.
-_COMMIT: Final = "SET LOCAL statement_timeout = 0; COMMIT"
+# In one message. A transaction that has written nothing waits for no disk and no standby, so the second one writes. No
+# time-out ends the wait for a standby: the server would then answer as if the standby had it.
+_COMMIT_AND_WAIT: Final = (
+    "COMMIT; BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'xrouter', '');"
+    " SET LOCAL statement_timeout = 0; COMMIT"
+)
 _AGAIN: Final = (LostRace, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 # The server refuses this connection, or all: a connection to another one may do better.
 _ELSEWHERE: Final = (
@@ -48,7 +57,7 @@ _DATA: Final = (
 
 
 class _CommitUnknown(Exception):
-    """The connection broke after COMMIT was sent and before it was answered."""
+    """The connection broke after COMMIT was sent and before it was known to be durable."""
 
 
 class PgBooks:
@@ -104,16 +113,15 @@ class PgBooks:
 
     async def _transaction(self, session: PgSession, operations: list[Operation]) -> list[Result | XRouterError]:
         """Raises _CommitUnknown; after any other error nothing is committed."""
-        durable = any(operation.durable for operation in operations)
         try:
-            await session.run(_BEGIN.format("on" if durable else "off"))
+            await session.run(_BEGIN)
             book, results = await apply_batch(session, operations, int(self._now() * 1e6), self._seen_prices)
         except BaseException as error:
             self._seen_prices.clear()
             await self._roll_back(session, error)
             raise
         try:
-            await session.run(_COMMIT)
+            await session.run(_COMMIT_AND_WAIT if any(operation.durable for operation in operations) else "COMMIT")
         except BaseException as error:
             self._seen_prices.clear()
             self._link.drop()

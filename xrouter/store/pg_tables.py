@@ -130,8 +130,8 @@ class PgTables:
         self._refunded = dict.fromkeys(touched.refunded, 0)
         self._refunded.update(_decode_refunds(found_refunds))
 
-    async def flush(self, session: Session) -> bool:
-        """Write what the rules have changed; whether that was anything. Raises LostRace."""
+    async def flush(self, session: Session) -> None:
+        """Write what the rules have changed. Raises LostRace."""
         parts = self._parts
         if parts:
             columns = [column for part, rows in parts for column in zip(*rows, strict=True)]
@@ -141,7 +141,6 @@ class PgTables:
                     raise LostRace(part.name)
         if self._forget_dead:
             await session.row(FORGET_DEAD_HOLDERS, self._now_us)
-        return bool(parts)
 
     # What the rules read
 
