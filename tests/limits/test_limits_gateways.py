@@ -1,6 +1,7 @@
 """Two gateway processes that share a Redis: rows F09 and F10 of the fault matrix, and the storm, as clients see them."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -72,6 +73,10 @@ class Pair:
                 return await asyncio.gather(*(ask(client, number) for number in range(requests)))
 
         return asyncio.run(all_of_them())
+
+    def ask(self, headers: dict[str, str]) -> httpx2.Response:
+        """One request, at the first gateway."""
+        return httpx2.post(self.urls[0] + "/v1/chat/completions", json=BODY, headers=headers, timeout=60)
 
     def admits(self, headers: dict[str, str], requests: int, exactly: int, **body: Any) -> list[httpx2.Response]:
         """So many of a storm's requests get through, the others are told 429. On a busy machine a call of Redis may miss its
@@ -214,6 +219,26 @@ def test_two_gateways_keep_to_an_upstream_s_places(pair: Pair, sandbox: Sandbox)
         storms = list(accounts.map(lambda headers: pair.storm(headers, 5), keys))
         assert sandbox.state.in_flight["openai"].peak == 3
     assert sum(map(statuses, storms), Counter()) == {200: 3, 429: 7}
+
+
+def test_a_killed_gateway_keeps_its_places_for_their_lease_at_most(pair: Pair, sandbox: Sandbox) -> None:
+    """A stream may take minutes; who holds a place renews its lease of 15 s. Fails if the leases have no end."""
+    headers = pair.key("slots")
+    url = pair.urls[1] + "/v1/chat/completions"
+
+    def hold() -> None:
+        with contextlib.suppress(httpx2.RemoteProtocolError):
+            httpx2.post(url, json=BODY, headers=headers, timeout=60)
+
+    clients = ThreadPoolExecutor(4)
+    with slow(sandbox, 60):
+        for _ in range(4):
+            clients.submit(hold)
+        until(lambda: sandbox.state.count("openai", "/chat/completions") == 4, 20)
+    assert pair.ask(headers).json()["error"]["metadata"]["limit"] == "slots.concurrency"
+    pair.processes[1].kill()
+    clients.shutdown()
+    assert until(lambda: pair.ask(headers).status_code == 200, 40) > 5
 
 
 def test_f09_redis_killed_under_load(pair: Pair) -> None:
