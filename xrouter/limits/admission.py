@@ -97,7 +97,9 @@ class Admission:
         if not self._told:  # it ended between the steps; edge has yet to answer why
             self._tell(self._standings)
         taken, self._taken = self._taken, []
-        changes = [(one, delta) for one in taken if (delta := self._correction(one.claim)) or one.owed]
+        changes = [
+            (one, delta) for one in taken if (delta := self._correction(one.claim)) or (one.mark is None and one.owed)
+        ]
         if changes:
             self._limiter.settle(changes)
 

@@ -85,6 +85,8 @@ class Limiter:
 
     def told(self, held: Iterable[Taken]) -> None:
         """The store is to hear of a request that is admitted now, as far as it was away. Never waits, never fails."""
+        if not self._notes:  # then it was never away, or nobody is told
+            return
         changes = []
         for taken in held:
             limit, key = taken.claim.limit, taken.claim.key
