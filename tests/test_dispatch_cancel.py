@@ -122,7 +122,7 @@ class Bench:
             for task in asyncio.all_tasks()
             if task.get_coro().cr_code.co_filename.startswith(PACKAGE)  # type: ignore[union-attr]
             and task not in self._own
-            and not task.get_name().startswith(("ledger writer", "ledger sweeper"))
+            and not task.get_name().startswith(("ledger batch", "ledger transaction", "ledger sweeper"))
         ]
 
 

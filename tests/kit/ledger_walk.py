@@ -30,6 +30,7 @@ from xrouter.ledger.operations import (
     Transfer,
 )
 from xrouter.store.ledger import LedgerTables
+from xrouter.store.remembered import Remembered
 
 LEASE_US = 60_000_000
 ACCOUNTS = ("ann", "bob")
@@ -193,14 +194,26 @@ class Crash(Exception):
     """The process is killed here."""
 
 
-class Walk:
-    """The ledger and its model, side by side. `path`: a fresh database with this program's schema."""
+class Writer:
+    """What a process keeps from one transaction to the next."""
 
     def __init__(self, path: Path) -> None:
         self.connection = sqlite3.connect(path, isolation_level=None)
-        self.connection.execute(
-            "PRAGMA synchronous=OFF"
-        )  # the process is not killed for real, and the disk is not asked
+        # The process is not killed for real, and the disk is not asked.
+        self.connection.execute("PRAGMA synchronous=OFF")
+        self.remembered = Remembered()
+        self.seen_prices: set[str] = set()
+
+
+class Walk:
+    """The ledger and its model, side by side. `path`: a fresh database with this program's schema.
+
+    Two processes write in turns, three batches each: what one remembers is now right and now out of date.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.writers = (Writer(path), Writer(path))
+        self.connection = self.writers[0].connection
         for key, (limit, reset) in KEYS.items():
             self.connection.execute(
                 "INSERT INTO api_keys (hash, label, name, account, limit_nano, limit_reset, management, disabled,"
@@ -208,8 +221,8 @@ class Walk:
                 (key, limit, reset),
             )
         self.model = Model(now_us=1_800_000_000_000_000)
-        self.seen_prices: set[str] = set()
         self.operations = 0
+        self.batches = 0
 
     def batch(self, operations: Sequence[Operation], fate: Fate = "commit", crash_at: int = 0) -> None:
         """One transaction. After a crash nothing has happened; after a lost answer everything is sent again."""
@@ -239,18 +252,21 @@ class Walk:
 
             return execute
 
-        self.connection.execute("BEGIN IMMEDIATE")
+        writer = self.writers[self.batches // 3 % 2]
+        self.batches += 1
+        writer.connection.execute("BEGIN IMMEDIATE")
         try:
-            tables = LedgerTables(counted(self.connection.execute), counted(self.connection.executemany))
-            book = Book(tables, self.model.now_us, self.seen_prices)
+            tables = LedgerTables(counted(writer.connection.execute), writer.remembered)
+            book = Book(tables, self.model.now_us, writer.seen_prices)
             results = apply_all(book, list(operations))
             book.write()
             if crash_at is not None:
                 raise Crash
-            self.connection.execute("COMMIT")
+            writer.connection.execute("COMMIT")
             book.stored()
         except Crash:
-            self.connection.execute("ROLLBACK")
+            writer.connection.execute("ROLLBACK")
+            writer.remembered = Remembered()
             return None
         return results
 
@@ -268,7 +284,8 @@ class Walk:
         assert total == 0
 
     def close(self) -> None:
-        self.connection.close()
+        for writer in self.writers:
+            writer.connection.close()
 
 
 def random_operation(chance: random.Random, newest: int) -> Operation:

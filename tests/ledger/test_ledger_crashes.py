@@ -15,7 +15,7 @@ from xrouter.world import RealWorld
 
 CHILD = Path(__file__).parents[1] / "kit" / "ledger_child.py"
 # Of one hold and one settlement: BEGIN, reads, writes, COMMIT, twice; on SQLite also the PRAGMA between.
-STATEMENTS = {"sqlite": 30, "postgresql": 8}
+STATEMENTS = {"sqlite": 25, "postgresql": 8}
 
 
 async def child(books: Money, *arguments: object) -> asyncio.subprocess.Process:

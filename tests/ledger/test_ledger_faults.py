@@ -6,12 +6,12 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kit.keys import HandWorld
 from kit.money import ACCOUNT, KEY, Money, assert_proven, grant, money, settlement
+from msgspec.structs import replace
 
 from xrouter.errors import PaymentRequired, StoreUnavailable
 from xrouter.ledger.books import SqliteBooks

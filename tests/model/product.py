@@ -103,7 +103,7 @@ class Product:
         raise AssertionError(event)
 
     def transact(self, operations: list[Operation], now_us: int) -> list[Any]:
-        book = Book(LedgerTables(self.connection.execute, self.connection.executemany), now_us, set())
+        book = Book(LedgerTables(self.connection.execute), now_us, set())
         answers = apply_all(book, operations)
         book.write()
         return answers

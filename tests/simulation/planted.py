@@ -7,9 +7,10 @@ simulation has to find every one of them; `test_planted_bugs.py` says within how
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
+
+from msgspec.structs import replace
 
 from xrouter.dispatch.answer import Answer
 from xrouter.dispatch.relay import Relay
@@ -55,7 +56,7 @@ def settlement_is_not_looked_up() -> Patches:
 def hold_is_left_by_a_cancelled_request() -> Patches:
     """I-22: the client leaves while its hold is being committed, and nobody undoes it."""
 
-    async def undo(self: Ledger, future: Any, generation_id: str) -> None:
+    async def undo(self: Ledger, generation_id: str) -> None:
         """Forgotten."""
 
     return [(Ledger, "_undo_hold", undo)]

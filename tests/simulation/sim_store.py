@@ -4,6 +4,7 @@ A commit may fail before anything happens, be done while its answer is lost, be 
 of the journal may be full. A process that is killed may have written half a line.
 """
 
+import asyncio
 import os
 import random
 import sqlite3
@@ -15,6 +16,7 @@ from xrouter.errors import InternalError, XRouterError
 from xrouter.ledger.books import SqliteBooks
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.operations import Operation, Result, Transfer
+from xrouter.ledger.worker import Worker
 
 if TYPE_CHECKING:
     from simulation.sim_process import Process
@@ -56,11 +58,19 @@ class Store:
         return self.time() < self.away_until
 
 
+class SimulatedWorker(Worker):
+    """Its jobs are the loop's own, with their delays."""
+
+    def run(self, work: Callable[..., Any], *arguments: Any) -> "asyncio.Future[Any]":
+        return asyncio.get_running_loop().run_in_executor(self, work, *arguments)  # type: ignore[arg-type]
+
+
 class SimulatedBooks(SqliteBooks):
     """What the process sees of the store."""
 
     def __init__(self, store: Store, process: "Process", now: Callable[[], float]) -> None:
         super().__init__(store.path, now)
+        self._worker = SimulatedWorker("ledger")
         self._store = store
         self._process = process
         self.failures = 0

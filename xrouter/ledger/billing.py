@@ -208,7 +208,7 @@ class Billing:
     def void(self, generation_id: str) -> Settlement:
         """The end, for nothing, of a generation of the same request whose process is gone, or whose end is in doubt."""
         ended = self._settlement(Outcome(end="shutdown", usage=None, target=None))
-        return replace(ended, generation_id=generation_id, rule="abandoned")
+        return structs.replace(ended, generation_id=generation_id, rule="abandoned")
 
     def _settlement(self, outcome: Outcome) -> Settlement:
         ctx, target = self._ctx, outcome.target or self._ctx.route.targets[0]

@@ -81,6 +81,10 @@ class Book:
         self._prices: dict[str, PriceVersion] = {}
         self._sums: dict[UsagePlace, UsageSum] = {}
 
+    def foresee(self, operations: "list[Operation]") -> None:
+        """Before they are applied, look at once for what most of them will look for."""
+        self._tables.foresee(one.generation_id for one in operations if isinstance(one, OpenHold | Settlement))
+
     def apply(self, operation: Operation) -> Result:
         """Raises XRouterError for an operation that is refused; it has then changed nothing."""
         match operation:
@@ -401,6 +405,7 @@ class Book:
 
 def apply_all(book: Book, operations: "list[Operation]") -> list[Result | XRouterError]:
     """Each operation's result, or why it alone was refused."""
+    book.foresee(operations)
     results: list[Result | XRouterError] = []
     for operation in operations:
         try:

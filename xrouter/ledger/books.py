@@ -6,25 +6,26 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Protocol
 
 from xrouter.errors import InternalError, StoreUnavailable, XRouterError
 from xrouter.ledger.book import Book, apply_all
 from xrouter.ledger.operations import Operation, Result
+from xrouter.ledger.worker import Worker
 from xrouter.store.engine import moved
 from xrouter.store.ledger import LedgerTables, LostRace
+from xrouter.store.remembered import Remembered
 
 BUSY_TIMEOUT_S: Final = 1.0  # another process writes: nobody waits longer than this for the lock (F14)
-_CACHED_STATEMENTS: Final = 64
+_CACHED_STATEMENTS: Final = 128
 _RETRY_AFTER_S: Final = 1.0
 
 
 class Books(Protocol):
     """Commits batches. One at a time: the caller waits for each."""
 
-    async def commit(self, operations: list[Operation]) -> list[Result | XRouterError]:
+    def commit(self, operations: list[Operation]) -> "asyncio.Future[list[Result | XRouterError]]":
         """All of them in one transaction, each refused or done by itself.
 
         Raises StoreUnavailable if nothing is known to be done: then each may be sent again, since the ledger knows what it
@@ -41,17 +42,18 @@ class SqliteBooks:
         self._path = path
         self._now = now
         self._trace = trace
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._worker = Worker("ledger")
         self._connection: sqlite3.Connection | None = None
         self._durable: bool | None = None
         self._seen_prices: set[str] = set()
+        self._remembered = Remembered()
 
-    async def commit(self, operations: list[Operation]) -> list[Result | XRouterError]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._commit_guarded, operations)
+    def commit(self, operations: list[Operation]) -> "asyncio.Future[list[Result | XRouterError]]":
+        return self._worker.run(self._commit_guarded, operations)
 
     async def aclose(self) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown()
+        await self._worker.run(self._close)
+        self._worker.close()
 
     def _commit_guarded(self, operations: list[Operation]) -> list[Result | XRouterError]:
         try:
@@ -75,12 +77,13 @@ class SqliteBooks:
         self._set_durability(connection, any(operation.durable for operation in operations))
         connection.execute("BEGIN IMMEDIATE")
         try:
-            tables = LedgerTables(connection.execute, connection.executemany)
+            tables = LedgerTables(connection.execute, self._remembered)
             book = Book(tables, int(self._now() * 1e6), self._seen_prices)
             results = apply_all(book, operations)
             book.write()
             connection.execute("COMMIT")
         except BaseException:
+            self._remembered = Remembered()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
@@ -104,6 +107,7 @@ class SqliteBooks:
         )
         connection.set_trace_callback(self._trace)
         self._connection = connection
+        self._remembered = Remembered()
         return connection
 
     def _close(self) -> None:

@@ -29,10 +29,7 @@ async def apply_within(connection: AsyncConnection, world: World, operation: Ope
 
 
 def _on_sqlite(connection: Connection, world: World, operation: Operation) -> Result:
-    tables = LedgerTables(
-        lambda sql, row: connection.exec_driver_sql(sql, tuple(row)),
-        lambda sql, rows: connection.exec_driver_sql(sql, [tuple(row) for row in rows]),
-    )
+    tables = LedgerTables(lambda sql, values: connection.exec_driver_sql(sql, tuple(values)))
     book = Book(tables, int(world.now() * 1e6), set())
     result = book.apply(operation)
     book.write()

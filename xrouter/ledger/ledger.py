@@ -10,7 +10,8 @@ settled all the same, and `aclose` waits for that.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from xrouter import ids
@@ -73,7 +74,10 @@ class Ledger:
         self._retention = retention
         self._waiting: deque[tuple[Operation, asyncio.Future[Result]]] = deque()
         self._put_off: deque[Operation] = deque()
-        self._writer: asyncio.Task[None] | None = None
+        self._writing = False
+        self._under_way: asyncio.Future[list[Result | XRouterError]] | None = None
+        self._idle: asyncio.Future[None] | None = None  # for whom waits until nothing is being written
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for the running one is a system call each time
         self._owned: set[asyncio.Task[Any]] = set()
         self._resettling: dict[str, asyncio.Task[Settled]] = {}  # by generation: settlements in trouble, or unattended
         self._sweeper = Sweeper(self, world, lease_s)
@@ -104,8 +108,9 @@ class Ledger:
             return
         self._closed = True
         await self._sweeper.aclose()
-        while self._owned or self._writer is not None:
-            await asyncio.gather(*self._owned, *([self._writer] if self._writer else []), return_exceptions=True)
+        while self._owned or self._writing:
+            self._idle = asyncio.get_running_loop().create_future()
+            await asyncio.wait((*self._owned, *([self._idle] if self._writing else ())))
         try:
             await self.recover_journals()
             await self.catch_up()
@@ -134,11 +139,10 @@ class Ledger:
         Cancelled, or refused because the store failed, it leaves no hold, whatever became of the commit.
         """
         wanted = OpenHold(generation_id, account, key_hash, wanted_nano, least_nano, self.holder, quota)
-        future = self._submit(wanted)
         try:
-            granted = cast(HoldGranted, await asyncio.shield(future))
+            granted = cast(HoldGranted, await self._submit(wanted))
         except (asyncio.CancelledError, StoreUnavailable):
-            self._own(self._undo_hold(future, generation_id))
+            self._own(self._undo_hold(generation_id))
             raise
         self.credits_left.note(key_hash, granted.payable_nano)
         return granted
@@ -162,13 +166,12 @@ class Ledger:
         under_way = self._resettling.get(settlement.generation_id)
         if under_way is not None:  # asked again after a cancellation: what becomes of it is told once, to both alike
             return await asyncio.shield(under_way)
-        future = self._submit(settlement)
         try:
-            return cast(Settled, await asyncio.shield(future))
+            return cast(Settled, await self._submit(settlement))
         except StoreUnavailable:
             return await asyncio.shield(self._resettle(settlement, self._settle_again(settlement, delivered)))
         except asyncio.CancelledError:
-            self._resettle(settlement, self._settle_unattended(future, settlement, delivered))
+            self._resettle(settlement, self._settle_unattended(settlement, delivered))
             raise
 
     async def release(self, generation_id: str) -> None:
@@ -231,14 +234,12 @@ class Ledger:
                 if self._world.monotonic() + pause_s >= deadline:
                     return await self._journaled(settlement, delivered, error)
 
-    async def _settle_unattended(
-        self, future: "asyncio.Future[Result]", settlement: Settlement, delivered: bool
-    ) -> Settled:
-        """The one who waited has been cancelled; what he asked for is done all the same."""
-        await asyncio.wait((future,))
-        if isinstance(future.exception(), StoreUnavailable):
+    async def _settle_unattended(self, settlement: Settlement, delivered: bool) -> Settled:
+        """The one who waited has been cancelled. What he asked for is done all the same: asked again, it is told how."""
+        try:
+            return cast(Settled, await self._submit(settlement))
+        except StoreUnavailable:
             return await self._settle_again(settlement, delivered)
-        return cast(Settled, future.result())
 
     async def _journaled(self, settlement: Settlement, delivered: bool, error: StoreUnavailable) -> Settled:
         try:
@@ -259,10 +260,9 @@ class Ledger:
         except StoreUnavailable:
             self._put_off.append(operation)
 
-    async def _undo_hold(self, future: "asyncio.Future[Result]", generation_id: str) -> None:
-        await asyncio.wait((future,))
-        if future.exception() is None or isinstance(future.exception(), StoreUnavailable):
-            await self._release(generation_id)
+    async def _undo_hold(self, generation_id: str) -> None:
+        """Nobody waits for the hold. What is asked for later is done later: whatever became of it, it is ended here."""
+        await self._release(generation_id)
 
     def _resettle(self, settlement: Settlement, work: Coroutine[Any, Any, Settled]) -> "asyncio.Task[Settled]":
         task = self._resettling[settlement.generation_id] = self._own(work)
@@ -281,32 +281,47 @@ class Ledger:
             _log.error("an operation of the ledger failed", exc_info=error)
 
     def _submit(self, operation: Operation) -> "asyncio.Future[Result]":
-        """Queued, an operation is carried out, whoever still waits for it."""
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        """Queued, an operation is carried out, whoever still waits for it, and after what was queued before it."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((operation, future))
-        if self._writer is None:
-            self._writer = asyncio.create_task(self._write(), name="ledger writer")
+        if not self._writing:
+            self._writing = True
+            loop.call_soon(self._write)
         return future
 
-    async def _write(self) -> None:
-        try:
-            while self._waiting:
-                size = min(len(self._waiting), _MOST_IN_BATCH)
-                await self._write_batch([self._waiting.popleft() for _ in range(size)])
-        finally:
-            self._writer = None
+    def _write(self) -> None:
+        """Begin with the next batch, if there is one."""
+        waiting = self._waiting
+        if waiting:
+            batch = [waiting.popleft() for _ in range(min(len(waiting), _MOST_IN_BATCH))]
+            self._under_way = self._books.commit([operation for operation, _ in batch])
+            self._under_way.add_done_callback(partial(self._written, batch))
+            return
+        self._under_way = None
+        self._writing = False
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
-    async def _write_batch(self, batch: list[tuple[Operation, asyncio.Future[Result]]]) -> None:
-        try:
-            results = await self._books.commit([operation for operation, _ in batch])
-        except Exception as error:  # whatever it is, nobody who waits may wait for ever
-            if not isinstance(error, XRouterError):
-                _log.exception("a batch of the ledger failed")
-            failure = error if isinstance(error, StoreUnavailable) else StoreUnavailable(detail=repr(error))
-            results = [failure] * len(batch)
-        else:
+    def _written(
+        self,
+        batch: "list[tuple[Operation, asyncio.Future[Result]]]",
+        committed: "asyncio.Future[list[Result | XRouterError]]",
+    ) -> None:
+        """Tell everybody. Whatever has happened, nobody who waits may wait for ever."""
+        error = None if committed.cancelled() else committed.exception()
+        results: Sequence[Result | XRouterError]
+        if error is None and not committed.cancelled():
+            results = committed.result()
             self.batches += 1
             self.operations += len(batch)
+        else:
+            if not isinstance(error, XRouterError):
+                _log.error("a batch of the ledger failed", exc_info=error)
+            failure = error if isinstance(error, StoreUnavailable) else StoreUnavailable(detail=repr(error))
+            results = [failure] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
             if future.cancelled():
                 continue
@@ -315,3 +330,4 @@ class Ledger:
                 future.exception()  # a waiter who has gone leaves no complaint about an error that nobody saw
             else:
                 future.set_result(result)
+        self._write()

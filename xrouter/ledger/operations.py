@@ -5,15 +5,15 @@ names them, and the second time changes nothing. `durable` ones are on the disk 
 lost in a power cut (never by a killed process), and then the request that they belong to is lost with them.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from msgspec import Struct
 
 from xrouter.ledger.limits import SpendingLimit
 from xrouter.store.ledger_rows import PriceVersion
 
 
-@dataclass(frozen=True, slots=True)
-class OpenHold:
+class OpenHold(Struct, frozen=True):
     """Set aside `wanted_nano`, or what is left if that is at least `least_nano`.
 
     `quota`: limits of the key's tier, which hold beside the key's own. `look`: only answer as if it were held.
@@ -30,8 +30,7 @@ class OpenHold:
     look: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ExtendHold:
+class ExtendHold(Struct, frozen=True):
     """Let an open hold grow by `more_nano`, or by what is left if that is at least `least_nano`."""
 
     durable: ClassVar[bool] = False
@@ -41,16 +40,14 @@ class ExtendHold:
     quota: tuple[SpendingLimit, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseHold:
+class ReleaseHold(Struct, frozen=True):
     """End a hold of which nothing is charged: the request never reached an upstream."""
 
     durable: ClassVar[bool] = False
     generation_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class TakeBack:
+class TakeBack(Struct, frozen=True):
     """End a hold of a request whose client has been told that it failed; refund it if it turns out to be settled."""
 
     durable: ClassVar[bool] = True
@@ -58,8 +55,7 @@ class TakeBack:
     account: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settlement:
+class Settlement(Struct, frozen=True, kw_only=True):
     """The end of one generation and what it costs. Token counts are None where nothing was generated.
 
     `rule` and `outcome`: docs/money.md. `details`: JSON of `xrouter.ledger.receipts.Details`.
@@ -88,8 +84,7 @@ class Settlement:
     details: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
+class Transfer(Struct, frozen=True, kw_only=True):
     """A movement that a person has decided: a grant, an adjustment, a refund (of a generation's charge).
 
     `amount_nano` is added to `account`; only an adjustment may be negative.
@@ -105,8 +100,7 @@ class Transfer:
     generation_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Renew:
+class Renew(Struct, frozen=True):
     """This process lives: its open holds stay for another lease."""
 
     durable: ClassVar[bool] = False
@@ -114,23 +108,20 @@ class Renew:
     lease_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(Struct, frozen=True):
     """End the open holds of processes that are dead. Answered with their number; more may be left if it is not 0."""
 
     durable: ClassVar[bool] = False
     lease_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class RollUp:
+class RollUp(Struct, frozen=True):
     """Forget the sums by hour of one old day; that of the day stays. Answered with the number of rows; 0: none is so old."""
 
     durable: ClassVar[bool] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Prune:
+class Prune(Struct, frozen=True):
     """Forget a few rows that are older than they are to be kept; None: for ever. Answered with 0 when there are no more."""
 
     durable: ClassVar[bool] = False
@@ -141,16 +132,14 @@ class Prune:
 Operation = OpenHold | ExtendHold | ReleaseHold | TakeBack | Settlement | Transfer | Renew | Expire | RollUp | Prune
 
 
-@dataclass(frozen=True, slots=True)
-class HoldGranted:
+class HoldGranted(Struct, frozen=True):
     """`amount_nano`: what the hold now is. `payable_nano`: the most that it could be, with what else is left."""
 
     amount_nano: int
     payable_nano: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True):
     """`repeated`: it had been settled before; the figures are those of the first time."""
 
     generation_id: str
@@ -160,8 +149,7 @@ class Settled:
     repeated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(Struct, frozen=True):
     account: str
     balance_nano: int
     held_nano: int

@@ -70,9 +70,12 @@ class PgBooks:
         self._link = PgLink(servers, trace)
         self._seen_prices: set[str] = set()
 
-    async def commit(self, operations: list[Operation]) -> list[Result | XRouterError]:
+    def commit(self, operations: list[Operation]) -> "asyncio.Task[list[Result | XRouterError]]":
+        return asyncio.create_task(self._commit_in_time(operations), name="ledger batch")
+
+    async def _commit_in_time(self, operations: list[Operation]) -> list[Result | XRouterError]:
         deadline = asyncio.get_running_loop().time() + _DEADLINE_S
-        work = asyncio.create_task(self._commit(operations, deadline), name="ledger batch")
+        work = asyncio.create_task(self._commit(operations, deadline), name="ledger transaction")
         done, _ = await asyncio.wait((work,), timeout=_DEADLINE_S)
         if not done:
             # Not cancelled while it talks to the server: asyncpg would ask the server to cancel as well, and a COMMIT that

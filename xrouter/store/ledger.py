@@ -1,17 +1,18 @@
 """Reading and writing the ledger's tables inside one transaction that holds the write lock.
 
-The rules are in xrouter/ledger/book.py; here is only SQL. Every row that is changed was read in the same transaction, and is
-written back on the condition that it is still as it was read: should the lock ever not hold (a driver that drops
-`FOR UPDATE`, incident I-17), the transaction fails instead of losing a change.
+The rules are in xrouter/ledger/book.py; here is only SQL. A row that is changed was read in the same transaction, or has not
+changed since it was (`remembered`), and is written back on the condition that it is still as it was read: should the lock
+ever not hold (a driver that drops `FOR UPDATE`, incident I-17), the transaction fails instead of losing a change.
 
-Statements are made once, from the schema. `execute` and `execute_many` are the driver's own, since SQLAlchemy's execution
-would cost more than the rows themselves.
+Statements are made once, from the schema, and each writes many rows. `execute` is the driver's own, since SQLAlchemy's
+execution would cost more than the rows themselves.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import ClauseElement, Table, bindparam, func, insert, literal_column, select, update
 from sqlalchemy.dialects import sqlite
 
@@ -26,7 +27,9 @@ from xrouter.store.ledger_rows import (
     UsagePlace,
     UsageSum,
 )
-from xrouter.store.retention import Cursor, Execute, drop_details, drop_holds, note_dropped_hours
+from xrouter.store.many_rows import ManyRows, inserted, updated
+from xrouter.store.remembered import Remembered
+from xrouter.store.retention import Execute, drop_details, drop_holds, note_dropped_hours
 from xrouter.store.schema import (
     accounts,
     api_keys,
@@ -40,8 +43,6 @@ from xrouter.store.schema import (
     usage_days,
     usage_hours,
 )
-
-ExecuteMany = Callable[[str, Sequence[Sequence[Any]]], Cursor]
 
 
 class LostRace(Exception):
@@ -73,25 +74,12 @@ _READ_ACCOUNT: Final = _sql(
     select(*(accounts.c[name] for name in _ACCOUNT_FIELDS)).where(accounts.c.name == bindparam("n")), "n"
 )
 _ADD_ACCOUNT: Final = _insert(accounts)
-_WRITE_ACCOUNT: Final = _sql(
-    update(accounts)
-    .where(
-        accounts.c.name == bindparam("n"),
-        accounts.c.balance_nano == bindparam("read_balance"),
-        accounts.c.held_nano == bindparam("read_held"),
-    )
-    .values(balance_nano=bindparam("balance"), held_nano=bindparam("held")),
-    "balance", "held", "n", "read_balance", "read_held",
-)  # fmt: skip
+_HELD: Final = ("balance_nano", "held_nano")
+_WRITE_ACCOUNTS: Final = updated("accounts", "name", _HELD, _HELD)
 _HOLD_FIELDS: Final = _names(holds)
 _READ_HOLD: Final = _sql(select(holds).where(holds.c.generation_id == bindparam("id")), "id")
-_ADD_HOLD: Final = _insert(holds)
-_WRITE_HOLD: Final = _sql(
-    update(holds)
-    .where(holds.c.generation_id == bindparam("id"), holds.c.state == bindparam("read_state"))
-    .values(amount_nano=bindparam("amount"), state=bindparam("new_state"), closed_at_us=bindparam("closed_at")),
-    "amount", "new_state", "closed_at", "id", "read_state",
-)  # fmt: skip
+_ADD_HOLDS: Final = inserted(_insert(holds))
+_WRITE_HOLDS: Final = updated("holds", "generation_id", ("amount_nano", "state", "closed_at_us"), ("state",))
 _READ_ROOT: Final = _sql(select(key_roots.c.root).where(key_roots.c.key_hash == bindparam("h")), "h")
 _READ_LIMIT: Final = _sql(
     select(api_keys.c.limit_nano, api_keys.c.limit_reset).where(api_keys.c.hash == bindparam("h")), "h"
@@ -101,13 +89,15 @@ _READ_USAGE: Final = _sql(
     select(*(key_usage.c[name] for name in _USAGE_FIELDS)).where(key_usage.c.key_hash == bindparam("h")), "h"
 )
 _UPSERT_KEY: Final = sqlite.insert(key_usage).values({name: bindparam(name) for name in _names(key_usage)})
-_WRITE_USAGE: Final = _sql(
-    _UPSERT_KEY.on_conflict_do_update(
-        index_elements=[key_usage.c.key_hash], set_={name: _UPSERT_KEY.excluded[name] for name in _USAGE_FIELDS}
-    ),
-    *_names(key_usage),
+_WRITE_USAGE: Final = inserted(
+    _sql(
+        _UPSERT_KEY.on_conflict_do_update(
+            index_elements=[key_usage.c.key_hash], set_={name: _UPSERT_KEY.excluded[name] for name in _USAGE_FIELDS}
+        ),
+        *_names(key_usage),
+    )
 )
-_ADD_ENTRY: Final = _insert(entries, "id")
+_ADD_ENTRIES: Final = inserted(_insert(entries, "id"))
 _READ_BY_IDEMPOTENCY_KEY: Final = _sql(
     select(*(entries.c[name] for name in Entry._fields)).where(entries.c.idempotency_key == bindparam("k")), "k"
 )
@@ -117,24 +107,28 @@ _READ_REFUNDED: Final = _sql(
     ),
     "id",
 )
-_ADD_GENERATION: Final = _insert(generations)
+_ADD_GENERATIONS: Final = inserted(_insert(generations))
 _READ_GENERATION: Final = _sql(select(generations).where(generations.c.id == bindparam("id")), "id")
-_ADD_PRICE: Final = _sql(
-    sqlite.insert(prices).values({name: bindparam(name) for name in _names(prices)}).on_conflict_do_nothing(),
-    *_names(prices),
+_ADD_PRICES: Final = inserted(
+    _sql(
+        sqlite.insert(prices).values({name: bindparam(name) for name in _names(prices)}).on_conflict_do_nothing(),
+        *_names(prices),
+    )
 )
 _HOURS: Final = 24  # of a day
-_SUMMED: Final = tuple(UsageSum.__slots__)
+_SUMMED: Final = UsageSum.__struct_fields__
 
 
-def _add_to(sums: Table) -> str:
+def _add_to(sums: Table) -> ManyRows:
     upsert = sqlite.insert(sums).values({name: bindparam(name) for name in _names(sums)})
-    return _sql(
-        upsert.on_conflict_do_update(
-            index_elements=list(sums.primary_key),
-            set_={name: sums.c[name] + upsert.excluded[name] for name in _SUMMED},
-        ),
-        *_names(sums),
+    return inserted(
+        _sql(
+            upsert.on_conflict_do_update(
+                index_elements=list(sums.primary_key),
+                set_={name: sums.c[name] + upsert.excluded[name] for name in _SUMMED},
+            ),
+            *_names(sums),
+        )
     )
 
 
@@ -173,6 +167,11 @@ _FORGET_DEAD_HOLDERS: Final = (
     "DELETE FROM holders WHERE lease_until_us <= ?"
     " AND NOT EXISTS (SELECT 1 FROM holds WHERE holds.holder = holders.id AND holds.state = 'open')"
 )
+_DATA_VERSION: Final = "PRAGMA data_version"
+_READ_KNOWN: Final = (
+    "SELECT value FROM json_each(?) WHERE EXISTS (SELECT 1 FROM holds WHERE generation_id = value)"
+    " OR EXISTS (SELECT 1 FROM generations WHERE id = value)"
+)
 _FIRST_HOUR: Final = "SELECT min(hour) FROM usage_hours"
 _DROP_HOURS: Final = "DELETE FROM usage_hours WHERE hour >= ? AND hour < ?"
 _SUM_VALUES: Final = attrgetter(*_SUMMED)
@@ -192,32 +191,62 @@ def in_days(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 class LedgerTables:
-    """One transaction's view of the ledger. The caller has begun it with the write lock, and commits it."""
+    """One transaction's view of the ledger. The caller has begun it with the write lock, and commits it.
 
-    def __init__(self, execute: Execute, execute_many: ExecuteMany) -> None:
+    `remembered`: of the connection, as its transactions before have left it. Without, every row is read.
+    """
+
+    def __init__(self, execute: Execute, remembered: Remembered | None = None) -> None:
         self._execute = execute
-        self._execute_many = execute_many
+        self._rows = remembered or Remembered()
+        self._new: set[str] = set()
+        if remembered is not None:
+            (version,) = execute(_DATA_VERSION, ()).fetchone()
+            remembered.keep_if(version)
+
+    def foresee(self, generation_ids: Iterable[str]) -> None:
+        """Find out at once which of these have neither hold nor generation: most, and they need not be looked for."""
+        asked = [one for one in generation_ids if one not in self._rows.holds]
+        if asked:
+            known = self._execute(_READ_KNOWN, (msgspec.json.encode(asked).decode(),)).fetchall()
+            self._new = set(asked).difference(one for (one,) in known)
 
     def account(self, name: str) -> Account | None:
-        row = self._execute(_READ_ACCOUNT, (name,)).fetchone()
-        return None if row is None else Account(*row, *row[2:4])
+        account = self._rows.accounts.get(name)
+        if account is None:
+            row = self._execute(_READ_ACCOUNT, (name,)).fetchone()
+            if row is None:
+                return None
+            account = self._rows.accounts[name] = Account(*row, *row[2:4])
+        return account
 
     def hold(self, generation_id: str) -> Hold | None:
+        hold = self._rows.holds.get(generation_id)
+        if hold is not None or generation_id in self._new:
+            return hold
         row = self._execute(_READ_HOLD, (generation_id,)).fetchone()
         return None if row is None else _hold(row)
 
     def key_terms(self, key_hash: str) -> KeyTerms:
         """A key that is gone has no limit, but still its chain."""
-        (root,) = self._execute(_READ_ROOT, (key_hash,)).fetchone() or (key_hash,)
-        limit = self._execute(_READ_LIMIT, (key_hash,)).fetchone() or (None, None)
-        return KeyTerms(root, *limit)
+        terms = self._rows.terms.get(key_hash)
+        if terms is None:
+            (root,) = self._execute(_READ_ROOT, (key_hash,)).fetchone() or (key_hash,)
+            limit = self._execute(_READ_LIMIT, (key_hash,)).fetchone() or (None, None)
+            terms = self._rows.terms[key_hash] = KeyTerms(root, *limit)
+        return terms
 
     def key_usage(self, root: str, day: int) -> KeyUsage:
         """A chain of keys that has spent nothing has no row yet."""
-        usage = self._execute(_READ_USAGE, (root,)).fetchone() or (0, 0, day, 0, 0, 0)
-        return KeyUsage(root, *usage)
+        usage = self._rows.keys.get(root)
+        if usage is None:
+            row = self._execute(_READ_USAGE, (root,)).fetchone() or (0, 0, day, 0, 0, 0)
+            usage = self._rows.keys[root] = KeyUsage(root, *row)
+        return usage
 
     def generation(self, generation_id: str) -> Generation | None:
+        if generation_id in self._new:
+            return None
         row = self._execute(_READ_GENERATION, (generation_id,)).fetchone()
         return None if row is None else Generation(*row)
 
@@ -264,17 +293,20 @@ class LedgerTables:
         return drop_details(self._execute, before_us)
 
     def write_prices(self, versions: Iterable[PriceVersion], now_us: int) -> None:
-        self._execute_many(_ADD_PRICE, [(*version, now_us) for version in versions])
+        _ADD_PRICES.write(self._execute, [(*version, now_us) for version in versions])
 
     def write_accounts(self, changed: Iterable[Account], now_us: int) -> None:
+        written: list[Sequence[Any]] = []
         for account in changed:
             name, balance, held = account.name, account.balance_nano, account.held_nano
             if account.read_balance_nano is None:
                 self._execute(_ADD_ACCOUNT, (name, account.kind, balance, held, account.floor_nano, now_us))
-            elif (balance, held) != (account.read_balance_nano, account.read_held_nano):
-                before = (account.read_balance_nano, account.read_held_nano)
-                if self._execute(_WRITE_ACCOUNT, (balance, held, name, *before)).rowcount != 1:
-                    raise LostRace(f"account {name}")
+                self._rows.accounts[name] = account
+            elif balance != account.read_balance_nano or held != account.read_held_nano:
+                written.append((name, balance, held, account.read_balance_nano, account.read_held_nano))
+            account.read_balance_nano, account.read_held_nano = balance, held
+        if _WRITE_ACCOUNTS.write(self._execute, written) != len(written):
+            raise LostRace("an account")
 
     def write_holds(self, changed: Iterable[Hold]) -> None:
         added: list[Sequence[Any]] = []
@@ -283,26 +315,30 @@ class LedgerTables:
             if hold.read_state is None:
                 added.append(_HOLD_VALUES(hold))
             else:
-                written.append((hold.amount_nano, hold.state, hold.closed_at_us, hold.generation_id, hold.read_state))
-        if added:
-            self._execute_many(_ADD_HOLD, added)
-        if written and self._execute_many(_WRITE_HOLD, written).rowcount != len(written):
+                written.append((hold.generation_id, hold.amount_nano, hold.state, hold.closed_at_us, hold.read_state))
+            hold.read_state = hold.state
+            if hold.state == "open":
+                self._rows.holds[hold.generation_id] = hold
+            else:
+                self._rows.holds.pop(hold.generation_id, None)
+        _ADD_HOLDS.write(self._execute, added)
+        if _WRITE_HOLDS.write(self._execute, written) != len(written):
             raise LostRace("a hold")
 
     def write_keys(self, changed: Iterable[KeyUsage]) -> None:
-        self._execute_many(_WRITE_USAGE, [_KEY_VALUES(usage) for usage in changed])
+        _WRITE_USAGE.write(self._execute, [_KEY_VALUES(usage) for usage in changed])
 
     def write_entries(self, added: Sequence[Entry]) -> None:
-        self._execute_many(_ADD_ENTRY, added)
+        _ADD_ENTRIES.write(self._execute, added)
 
     def write_generations(self, added: Sequence[Generation]) -> None:
-        self._execute_many(_ADD_GENERATION, added)
+        _ADD_GENERATIONS.write(self._execute, added)
 
     def add_to_sums(self, added: Iterable[tuple[UsagePlace, UsageSum]]) -> None:
         """To those of the hour and those of the day."""
         rows = [(*place, *_SUM_VALUES(total)) for place, total in added]
-        self._execute_many(_ADD_TO_HOURS, rows)
-        self._execute_many(_ADD_TO_DAYS, in_days(rows))
+        _ADD_TO_HOURS.write(self._execute, rows)
+        _ADD_TO_DAYS.write(self._execute, in_days(rows))
 
 
 _HOLD_VALUES: Final = attrgetter(*_HOLD_FIELDS)

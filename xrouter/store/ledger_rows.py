@@ -3,15 +3,15 @@
 Rows that change are mutable and remember what was read (`read_…`), so that writing them back is guarded by it.
 """
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+from msgspec import Struct
 
 HoldState = Literal["open", "settled", "released", "expired"]
 EntryKind = Literal["grant", "charge", "overrun", "cost", "refund", "adjustment"]
 
 
-@dataclass(slots=True)
-class Account:
+class Account(Struct):
     name: str
     kind: Literal["owner", "system"]
     balance_nano: int
@@ -25,8 +25,7 @@ class Account:
         return self.balance_nano - self.held_nano - self.floor_nano
 
 
-@dataclass(slots=True)
-class Hold:
+class Hold(Struct):
     generation_id: str
     account: str
     key_hash: str
@@ -46,8 +45,7 @@ class KeyTerms(NamedTuple):
     limit_reset: Literal["daily", "weekly", "monthly"] | None
 
 
-@dataclass(slots=True)
-class KeyUsage:
+class KeyUsage(Struct):
     """What a whole chain of rotated keys has spent: ever, and on the `day` (days since 1970, UTC), in its week and month."""
 
     key_hash: str  # of the first key of the chain
@@ -111,8 +109,7 @@ class UsagePlace(NamedTuple):
     upstream: str
 
 
-@dataclass(slots=True)
-class UsageSum:
+class UsageSum(Struct):
     """What is added to the sums of one place."""
 
     requests: int = 0

@@ -144,6 +144,9 @@ class PgTables:
 
     # What the rules read
 
+    def foresee(self, generation_ids: Iterable[str]) -> None:
+        """Done by `read`."""
+
     def account(self, name: str) -> Account | None:
         return self._accounts[name]
 
