@@ -4,7 +4,9 @@ The times are how long a request took to pass from one filter to the next. What 
 above all, is not in them.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
@@ -24,40 +26,70 @@ def decisions(ctx: RequestContext, held_nano: int | None = None) -> tuple[Decisi
     """One per filter that the request came to, outermost first, `dispatch` last. `held_nano`: what was set aside for it."""
     steps = ctx.steps
     made = [
-        Decision(name, _told(name, ctx, held_nano), round(after - at, 6)) for (name, at), (_, after) in pairwise(steps)
+        Decision(name, _told(name, ctx, held_nano), in_micros(after - at)) for (name, at), (_, after) in pairwise(steps)
     ]
     if steps:
         made.append(Decision(steps[-1][0], _told(steps[-1][0], ctx, held_nano)))
     return tuple(made)
 
 
+def in_micros(seconds: float) -> float:
+    """Whole microseconds of a time that is not negative, in seconds. (`round` takes three times as long.)"""
+    return int(seconds * 1e6 + 0.5) / 1e6
+
+
 def _told(name: str, ctx: RequestContext, held_nano: int | None) -> str:
-    match name:
-        case "auth" if ctx.provided("principal"):
-            return f"key {ctx.principal.name or ctx.principal.key_id[:8]}, tier {ctx.principal.tier or 'none'}"
-        case "rate_limit":
-            return _limits(ctx)
-        case "body" if ctx.provided("call") and ctx.call.raw is not None:
-            return f"{len(ctx.call.raw)} bytes"
-        case "routing" if ctx.provided("route"):
-            targets = [target.upstream for target in ctx.route.targets]
-            return f"{_several(len(targets), 'target')}: {', '.join(targets[:8])}"
-        case "token_count" if ctx.provided("estimate"):
-            return _several(ctx.estimate.input_tokens, "token")
-        case "quota" if held_nano is not None:
-            return f"up to {format_credits(held_nano)} credits are held"
-        case "dispatch" if ctx.provided("outcome"):
-            return f"{ctx.outcome.end} after {_several(len(ctx.outcome.attempts), 'attempt')}"
-        case _:
-            return "passed"
+    if name == "quota":
+        return "passed" if held_nano is None else f"up to {format_credits(held_nano)} credits are held"
+    known = _TOLD.get(name)
+    return "passed" if known is None or not ctx.provided(known[0]) else known[1](ctx)
+
+
+def _key(ctx: RequestContext) -> str:
+    principal = ctx.principal
+    return f"key {principal.name or principal.key_id[:8]}, tier {principal.tier or 'none'}"
+
+
+def _limits(ctx: RequestContext) -> str:
+    """The tightest limit as the client was told it."""
+    left = limit = b""
+    for name, value in ctx.response_headers:
+        if name == b"x-ratelimit-remaining":
+            left = value
+        elif name == b"x-ratelimit-limit":
+            limit = value
+    return f"{left.decode()} of {limit.decode()} left" if left and limit else "no limit applies"
+
+
+def _body(ctx: RequestContext) -> str:
+    raw = ctx.call.raw
+    return "passed" if raw is None else f"{len(raw)} bytes"
+
+
+def _targets(ctx: RequestContext) -> str:
+    targets = ctx.route.targets
+    return f"{_several(len(targets), 'target')}: {', '.join([target.upstream for target in targets[:8]])}"
+
+
+def _tokens(ctx: RequestContext) -> str:
+    return _several(ctx.estimate.input_tokens, "token")
+
+
+def _end(ctx: RequestContext) -> str:
+    outcome = ctx.outcome
+    return f"{outcome.end} after {_several(len(outcome.attempts), 'attempt')}"
 
 
 def _several(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def _limits(ctx: RequestContext) -> str:
-    """The tightest limit as the client was told it."""
-    told = dict(ctx.response_headers)
-    left, limit = told.get(b"x-ratelimit-remaining"), told.get(b"x-ratelimit-limit")
-    return f"{left.decode()} of {limit.decode()} left" if left and limit else "no limit applies"
+# Of each filter: the fact without which it has not decided, and how what it decided is told.
+_TOLD: Final[dict[str, tuple[str, Callable[[RequestContext], str]]]] = {
+    "auth": ("principal", _key),
+    "rate_limit": ("principal", _limits),
+    "body": ("call", _body),
+    "routing": ("route", _targets),
+    "token_count": ("estimate", _tokens),
+    "dispatch": ("outcome", _end),
+}

@@ -311,14 +311,14 @@ class Ledger:
         committed: "asyncio.Future[list[Result | XRouterError]]",
     ) -> None:
         """Tell everybody. Whatever has happened, nobody who waits may wait for ever."""
-        error = None if committed.cancelled() else committed.exception()
+        error = asyncio.CancelledError() if committed.cancelled() else committed.exception()
         results: Sequence[Result | XRouterError]
-        if error is None and not committed.cancelled():
+        if error is None:
             results = committed.result()
             self.batches += 1
             self.operations += len(batch)
         else:
-            if not isinstance(error, XRouterError):
+            if isinstance(error, Exception) and not isinstance(error, XRouterError):
                 _log.error("a batch of the ledger failed", exc_info=error)
             failure = error if isinstance(error, StoreUnavailable) else StoreUnavailable(detail=repr(error))
             results = [failure] * len(batch)

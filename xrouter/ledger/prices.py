@@ -27,6 +27,7 @@ from xrouter.ledger.book import LARGEST_NANO
 from xrouter.store.amounts import NANO_PER_CREDIT
 from xrouter.store.ledger_rows import PriceVersion
 
+_GARBAGE: Final = "The upstream's token counts cannot be right"
 _MOST_TOKENS: Final = 2**40  # no model's answer comes near; what claims to is garbage (F07, incident I-11)
 FREE: Final = settings.Price(input=Decimal(0))
 
@@ -69,11 +70,19 @@ class Rates(msgspec.Struct, frozen=True):
 
         More cached tokens than input, or more reasoning than output, are taken as all of it.
         """
-        input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
-        cached, reasoning = usage.cached_tokens or 0, usage.reasoning_tokens or 0
-        for count in (input_tokens, output_tokens, cached, reasoning, images):
-            if not 0 <= count <= _MOST_TOKENS:
-                raise UpstreamProtocolError("The upstream's token counts cannot be right", detail=repr(usage))
+        return self._nano(
+            usage.input_tokens, usage.output_tokens, usage.cached_tokens or 0, usage.reasoning_tokens or 0, images
+        )
+
+    def most(self, input_tokens: int, output_tokens: int, images: int = 0) -> int:
+        """The most that so many tokens can cost, whatever part of the output is reasoning. Raises as `cost` does."""
+        reasoning = output_tokens if self.reasoning > self.output else 0
+        return self._nano(input_tokens, output_tokens, 0, reasoning, images)
+
+    def _nano(self, input_tokens: int, output_tokens: int, cached: int, reasoning: int, images: int) -> int:
+        counts = (input_tokens, output_tokens, cached, reasoning, images)
+        if min(counts) < 0 or max(counts) > _MOST_TOKENS:
+            raise UpstreamProtocolError(_GARBAGE, detail=f"input, output, cached, reasoning, images: {counts}")
         cached, reasoning = min(cached, input_tokens), min(reasoning, output_tokens)
         exact = (
             self.input * (input_tokens - cached)
@@ -85,7 +94,7 @@ class Rates(msgspec.Struct, frozen=True):
         )
         nano = -(-exact // self.denominator)
         if nano > LARGEST_NANO:
-            raise UpstreamProtocolError("The upstream's token counts cannot be right", detail=f"{usage!r} costs {nano}")
+            raise UpstreamProtocolError(_GARBAGE, detail=f"{counts} cost {nano}")
         return nano
 
     def output_part(self, usage: Usage) -> int:
@@ -173,12 +182,7 @@ class PriceQuote(msgspec.Struct):
 
     def most(self, input_tokens: int, output_tokens: int) -> int:
         """The most that so many tokens can cost at any target, whatever part of the output is reasoning."""
-        plain = Usage(input_tokens, output_tokens)
-        reasoned = Usage(input_tokens, output_tokens, reasoning_tokens=output_tokens)
-        return max(
-            price.rates.cost(reasoned if price.rates.reasoning > price.rates.output else plain, self.images)
-            for price in self.prices.values()
-        )
+        return max([price.rates.most(input_tokens, output_tokens, self.images) for price in self.prices.values()])
 
     def provider_cost(self, usage: Usage, target: Target | None) -> int:
         """What the provider asks for `usage`, as far as the configuration says."""

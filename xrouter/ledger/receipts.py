@@ -6,7 +6,7 @@ import msgspec
 
 from xrouter.config.version import InForce
 from xrouter.context import Attempt, Outcome, RequestContext
-from xrouter.ledger.decisions import Decision, decisions
+from xrouter.ledger.decisions import Decision, decisions, in_micros
 from xrouter.ledger.parameters import parameters
 from xrouter.store.retention import DROPPED
 
@@ -87,8 +87,8 @@ def details(
         endpoint=ctx.endpoint.name,
         requested=_kept(ctx.route.requested) or "",
         streamed=ctx.call.stream,
-        duration_s=round(duration_s, 6),
-        first_token_s=round(outcome.first_token_s, 6) if outcome and outcome.first_token_s is not None else None,
+        duration_s=in_micros(duration_s),
+        first_token_s=in_micros(outcome.first_token_s) if outcome and outcome.first_token_s is not None else None,
         upstream_id=_kept(outcome.upstream_id) if outcome else None,
         served_model=_kept(outcome.upstream_model) if outcome else None,
         native_finish_reason=_kept(outcome.native_finish_reason) if outcome else None,
@@ -112,13 +112,15 @@ def details(
 
 def _kept(text: str | None) -> str | None:
     """What is kept of a text that a client or an upstream has written: never so much, or so odd, that a charge fails."""
-    return None if text is None else text[:_LONGEST].encode("utf-8", "replace").decode()
+    if text is None or (len(text) <= _LONGEST and text.isascii()):
+        return text
+    return text[:_LONGEST].encode("utf-8", "replace").decode()
 
 
 def _overhead_s(ctx: RequestContext, outcome: Outcome | None) -> float | None:
     if outcome is None or outcome.first_token_s is None:
         return None
-    return round(max(0.0, outcome.first_token_s - ctx.upstream_s), 6)
+    return in_micros(max(0.0, outcome.first_token_s - ctx.upstream_s))
 
 
 def _attempt(attempt: Attempt) -> AttemptRecord:
@@ -128,8 +130,8 @@ def _attempt(attempt: Attempt) -> AttemptRecord:
         attempt.status,
         attempt.error,
         attempt.kind,
-        round(attempt.started_s, 6),
-        round(attempt.duration_s, 6),
+        in_micros(attempt.started_s),
+        in_micros(attempt.duration_s),
         attempt.reason,
         attempt.credential,
     )
