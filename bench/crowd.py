@@ -29,6 +29,7 @@ class Crowd:
 
     request: bytes
     per_s: float
+    clock: Callable[[], float] = time.perf_counter  # whose seconds the rate is in
     patience_s: float = 10.0
     answers: Answers = field(default_factory=Answers)
     sent: int = 0
@@ -156,20 +157,16 @@ class _Run:
         self.poll.close()
 
 
-def offer(url: str, crowds: Sequence[Crowd], seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
-    """Have the crowds ask for so long, and wait for what is still to come. Their `answers` tell how it went.
-
-    `clock`: the seconds of their rates. The server's own CPU time keeps a load in proportion to what the server can do on a
-    machine that has other things to do as well.
-    """
+def offer(url: str, crowds: Sequence[Crowd], seconds: float) -> None:
+    """Have the crowds ask for so long, and wait for what is still to come. Their `answers` tell how it went."""
     host, port = url.removeprefix("http://").split(":")
     run = _Run(host, int(port), crowds)
     start = now = looked = time.perf_counter()
-    began = clock()
+    began = [crowd.clock() for crowd in crowds]
     while now - start < seconds:
-        elapsed = clock() - began
         soonest = _LONGEST_WAIT_S
-        for crowd in crowds:
+        for crowd, zero in zip(crowds, began, strict=True):
+            elapsed = crowd.clock() - zero
             late = min(_BATCH, int(elapsed * crowd.per_s) + 1 - crowd.sent)
             for _ in range(late):
                 run.send(crowd, now - (elapsed - crowd.sent / crowd.per_s))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -19,6 +19,7 @@ UPSTREAM_PORT = int(os.environ.get("BENCH_PORT", "9100"))  # the first of some t
 GATEWAY_PORT, NGINX_PORT = UPSTREAM_PORT + 1, UPSTREAM_PORT + 2
 UPSTREAM = f"http://127.0.0.1:{UPSTREAM_PORT}"
 GATEWAY_CORE, LOAD_CORE = 0, 1
+_CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
 _NGINX = """
 worker_processes 1; error_log {folder}/error.log; pid {folder}/pid; daemon off;
 events {{ worker_connections 20000; }}
@@ -47,14 +48,11 @@ class Server:
     url: str
     pids: tuple[int, ...]
     headers: Mapping[str, str]
+    other_headers: Mapping[str, str] = field(default_factory=dict)  # of a second key
 
     def cpu_s(self) -> float:
-        """Seconds of CPU, user and system, that its processes have used."""
-        ticks = 0
-        for pid in self.pids:
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        """Seconds of CPU, user and system, that its processes have used, by their own clocks (clock_getcpuclockid(3))."""
+        return sum(time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED) for pid in self.pids)
 
     def resident_kb(self) -> int:
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids)
@@ -137,8 +135,9 @@ def gateway(
     python: str = sys.executable,
     more_environ: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
+    two_keys: bool = False,
 ) -> Iterator[Server]:
-    """The gateway with a key of its own. Its store is a fresh SQLite file, if `more_environ` names none as BENCH_STORE."""
+    """The gateway with a key of its own, or two. Its store is a fresh SQLite file, or what `more_environ` calls BENCH_STORE."""
     with tempfile.TemporaryDirectory() as folder:
         environ = {
             **os.environ,
@@ -150,21 +149,21 @@ def gateway(
         }
         xrouter = [python, "-m", "xrouter.cli"]
         subprocess.run([*xrouter, "db", "upgrade", "-c", str(config)], env=environ, capture_output=True, check=True)
-        made = subprocess.run(
-            [*xrouter, "keys", "create", "-c", str(config), "--name", "bench", "--json"]
-            + (["--credits", credits] if credits else []),
-            env=environ,
-            capture_output=True,
-            check=True,
-        )
-        key = json.loads(made.stdout)["key"]
+
+        def new_key(name: str) -> dict[str, str]:
+            command = [*xrouter, "keys", "create", "-c", str(config), "--name", name, "--json"]
+            command += ["--credits", credits] if credits else []
+            made = subprocess.run(command, env=environ, capture_output=True, check=True)
+            return {"Authorization": f"Bearer {json.loads(made.stdout)['key']}"}
+
+        key, other_key = new_key("bench"), new_key("other") if two_keys else {}
         with open(f"{folder}/log", "wb") as log:
             serve = [*xrouter, "serve", "-c", str(config), "--port", str(port), *options]
             with process(pinned(GATEWAY_CORE, *serve), env=environ, stderr=log) as child:
                 wait_for(f"http://127.0.0.1:{port}/health/ready")
                 alive(child, port)
                 pids = (child.pid, *children(child.pid))
-                yield Server(name, f"http://127.0.0.1:{port}", pids, {"Authorization": f"Bearer {key}"})
+                yield Server(name, f"http://127.0.0.1:{port}", pids, key, other_key)
 
 
 @dataclass(frozen=True)

@@ -142,11 +142,25 @@ def start(row: Any) -> Iterator[str]:
 
 
 def overload(figures: Any) -> Iterator[str]:
-    kinds = ("good/s", "of the peak", "p50 ms", "p99 ms", "failures")
-    lines = [["load", "good answers/s", "of the peak", "p50 ms", "p99 ms", "failures"]]
+    yield "Goodput in answers per second of the gateway's CPU time; the load's rate is in the same seconds."
+    yield ""
+    lines = [
+        [
+            "load",
+            "good/CPU s",
+            "of the peak",
+            "share of a core",
+            "p50 ms",
+            "p99 ms",
+            "answered 503",
+            "503 p50 ms",
+            "lost",
+        ]
+    ]
+    digits = {"of the peak": 2, "share of a core": 2, "answered 503": 2, "lost": 3}
     for name, row in figures.items():
-        digits = {"of the peak": 2}
-        lines.append([name, *(f"{row[kind]:.{digits.get(kind, 0)}f}" if kind in row else "" for kind in kinds)])
+        cells = (spread(row[kind], digits.get(kind, 0)) if kind in row else "" for kind in lines[0][1:])
+        lines.append([name, *cells])
     yield from table(*lines)
 
 
