@@ -137,7 +137,7 @@ def gateway(
     options: Sequence[str] = (),
     two_keys: bool = False,
 ) -> Iterator[Server]:
-    """The gateway with a key of its own, or two. Its store is a fresh SQLite file, or what `more_environ` calls BENCH_STORE."""
+    """The gateway with a key of its own, or two. Its store: BENCH_STORE of `more_environ`, or a fresh SQLite file."""
     with tempfile.TemporaryDirectory() as folder:
         environ = {
             **os.environ,

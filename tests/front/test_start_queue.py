@@ -36,14 +36,23 @@ class Bench:
         self.soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.started: list[Asked] = []
         self.shed_for: list[tuple[Asked, Reason]] = []
+        self.unheard = 0  # clients
+        self.heard = 0  # again
+        self.before = 0  # started, when this turn began
 
     # What a loop does.
 
     def call_soon(self, callback: Callable[..., None], *args: Any) -> None:
         self.soon.append((callback, args))
 
+    @property
+    def started_now(self) -> int:
+        """In this turn."""
+        return len(self.started) - self.before
+
     def turn(self, took_s: float = TURN_S) -> None:
         self.now += took_s
+        self.before = len(self.started)
         due, self.soon = self.soon, []
         for callback, args in due:
             callback(*args)
@@ -55,6 +64,13 @@ class Bench:
 
     def shed(self, exchange: Exchange, reason: Reason) -> None:
         self.shed_for.append((cast(Asked, exchange), reason))
+
+    def stop_hearing(self) -> None:
+        self.unheard += 1
+
+    def hear_again(self) -> None:
+        self.unheard -= 1
+        self.heard += 1
 
     def ask(self, key: str, number: int = 1, **more: str) -> list[Asked]:
         asked = [Asked(key, **more) for _ in range(number)]
@@ -201,3 +217,31 @@ def test_many_keys_share_what_there_is() -> None:
             bench.turn()
     assert bench.queue.waiting < 0.6 / 0.001
     assert {reason for _, reason in bench.shed_for} == {"wait"}
+
+
+def test_who_was_shed_is_heard_again_little_by_little() -> None:
+    """However many ask at once, a turn has to do with few of them; and all have their turn again."""
+    bench = overloaded()
+    asked = 100 * STARTS_A_TURN
+    bench.ask("noisy", asked)
+    before, unheard = bench.heard, bench.unheard
+    assert unheard > 90 * STARTS_A_TURN
+    while bench.unheard:
+        begun, heard = len(bench.started), bench.heard
+        bench.turn()
+        assert bench.heard - heard <= 3 * STARTS_A_TURN
+        assert not bench.queue.waiting or len(bench.started) - begun == STARTS_A_TURN
+    assert bench.heard - before == unheard
+    bench.settle()
+
+
+def test_slow_requests_begin_in_smaller_numbers() -> None:
+    """So that a turn of the loop takes as long as it does with quick ones."""
+    bench = Bench(longest_s=1000)
+    bench.ask("a", 4000)
+    for _ in range(100):
+        bench.turn(took_s=0.004 * (bench.started_now or 1))
+    assert bench.started_now == 5
+    while bench.queue.waiting:
+        bench.turn(took_s=0.0005 * bench.started_now)
+    assert bench.queue.clients_a_turn == 3 * STARTS_A_TURN

@@ -9,30 +9,25 @@ by ourselves, or giving the loop each listener many times.
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
-
-_A_TURN: Final = 64  # the most that are taken
 
 
 class Acceptor:
     """See the module. Several processes share what comes, so each takes fewer at a time."""
 
-    __slots__ = ("_listeners", "_most", "_tasks")
+    __slots__ = ("_listeners", "_processes", "_tasks")
 
     def __init__(self, listeners: Sequence[socket.socket] = (), processes: int = 1) -> None:
         self._listeners = listeners
-        self._most = max(1, _A_TURN // processes)
+        self._processes = processes
         self._tasks: set[asyncio.Task[object]] = set()
 
-    def accept_more(self, protocol: Callable[[], asyncio.Protocol], loop: asyncio.AbstractEventLoop) -> None:
-        """Accept what is queued, with a protocol of its own for each connection."""
+    def accept_more(self, protocol: Callable[[], asyncio.Protocol], loop: asyncio.AbstractEventLoop, most: int) -> None:
+        """Accept what is queued, up to `most` of all processes, with a protocol of its own for each connection."""
         for listener in self._listeners:
-            for _ in range(self._most):
+            for _ in range(max(1, most // self._processes)):
                 try:
                     accepted, _ = listener.accept()
-                except (
-                    OSError
-                ):  # none is queued, or none may be taken any more; what is wrong with it the loop will meet
+                except OSError:  # none is queued; or what else is wrong, which the loop will meet
                     break
                 accepted.setblocking(False)
                 task = loop.create_task(loop.connect_accepted_socket(protocol, accepted))

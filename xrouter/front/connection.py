@@ -86,7 +86,7 @@ class Front:
     ) -> "Connection":
         loop = _loop or asyncio.get_running_loop()
         make = partial(Connection, self, config.loaded_app, server_state, app_state, loop)
-        self.acceptor.accept_more(make, loop)
+        self.acceptor.accept_more(make, loop, self.starts.clients_a_turn)
         return make()
 
 
@@ -220,6 +220,14 @@ class Connection(asyncio.Protocol):
 
     def shed(self, exchange: Exchange, reason: Reason) -> None:
         exchange.answer(*self._front.overload.answer(reason, self._front.default_lines))
+
+    def stop_hearing(self) -> None:
+        if self._phase is not CLOSED:
+            self._pause_reading()
+
+    def hear_again(self) -> None:
+        if self._phase is not CLOSED:
+            self._resume_reading()
 
     # The reader's calls.
 

@@ -10,6 +10,10 @@ On arrival it is worked out how long a request would wait, from its place in the
 begun lately. If that is more than half of `queue_s` it is shed, before anything of it is looked at but its head. The pace
 may change: one that is found to have waited for all of `queue_s` when its turn comes is shed too, as in CoDel (RFC 8289),
 since its client may have given up. Either takes the same few steps however long the queue is.
+
+Some clients ask again at once, and however many do, they are to cost only a part of each turn. So where more are shed in a
+turn than three for each request that may begin, the others are not read from until the loop has time for them, in their
+order.
 """
 
 import asyncio
@@ -24,6 +28,7 @@ Reason = Literal["wait", "expired"]
 
 STARTS_A_TURN: Final = 16  # the most that begin in one turn of the loop,
 TURN_S: Final = 0.02  # and fewer where turns would take longer
+_CLIENTS_A_START: Final = 3
 _SMOOTHING: Final = 0.1  # share of the newest turn in the pace
 _DATA_PLANE: Final = ("/v1/", "/api/v1/")
 
@@ -37,6 +42,12 @@ class Bearer(Protocol):
     def shed(self, exchange: Exchange, reason: Reason) -> None:
         """Answer that there are too many."""
 
+    def stop_hearing(self) -> None:
+        """Read nothing more for now."""
+
+    def hear_again(self) -> None:
+        """Read on."""
+
 
 class _Waiting(NamedTuple):
     since: float  # on the queue's clock
@@ -47,7 +58,20 @@ class _Waiting(NamedTuple):
 class StartQueue:
     """See the module."""
 
-    __slots__ = ("_clock", "_longest_s", "_most", "_number", "_queues", "_start_s", "_started", "_turn_at", "_turns")
+    __slots__ = (
+        "_clock",
+        "_longest_s",
+        "_most",
+        "_number",
+        "_queues",
+        "_shed_now",
+        "_start_s",
+        "_started",
+        "_turn_at",
+        "_turning",
+        "_turns",
+        "_unheard",
+    )
 
     def __init__(self, longest_s: float, clock: Callable[[], float]) -> None:
         """`longest_s`: the longest wait. `clock`: seconds that only go forward."""
@@ -58,6 +82,9 @@ class StartQueue:
         self._queues: dict[Hashable, deque[_Waiting]] = {}  # of the keys that have requests waiting
         self._turns: deque[Hashable] = deque()  # the same keys in the order of their turns
         self._number = 0  # of all that wait
+        self._shed_now = 0  # requests, in this turn of the loop, whose clients are still listened to
+        self._unheard: deque[Bearer] = deque()  # who was told that there are too many, and may not ask again yet
+        self._turning = False  # the loop will call `_turn`
         self._start_s = 0.0  # the pace: seconds from one start to the next while requests wait
         self._turn_at = 0.0  # when requests were last begun from the queue
 
@@ -66,9 +93,15 @@ class StartQueue:
         """Requests that have not begun."""
         return self._number
 
+    @property
+    def clients_a_turn(self) -> int:
+        """The most that are newly listened to in a turn: to turn them away must leave time for the others."""
+        return _CLIENTS_A_START * self._most
+
     def arrive(self, bearer: Bearer, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a request whose head has come, now or in its turn; or shed it."""
-        if not self._started:
+        if not self._turning:
+            self._turning = True
             loop.call_soon(self._turn, loop)
         if (self._started < self._most and not self._number) or not exchange.path.startswith(_DATA_PLANE):
             self._started += 1
@@ -79,7 +112,7 @@ class StartQueue:
         before = 0 if queue is None else len(queue)
         keys = len(self._queues) + (queue is None)
         if min((before + 1) * keys, self._number + 1) * self._start_s > self._longest_s / 2:
-            bearer.shed(exchange, "wait")
+            self._shed(bearer, exchange, "wait")
             return
         if queue is None:
             queue = self._queues[key] = deque()
@@ -94,8 +127,20 @@ class StartQueue:
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop goes round: begin the next ones."""
         begun, self._started = self._started, 0
-        if not self._number:
+        self._shed_now = 0
+        if not self._number and not self._unheard:
+            self._turning = False
             return
+        if self._number:
+            self._begin(begun)
+        for _ in range(min(self.clients_a_turn, len(self._unheard))):
+            self._unheard.popleft().hear_again()
+        self._turning = bool(self._started or self._unheard)
+        if self._turning:
+            loop.call_soon(self._turn, loop)
+
+    def _begin(self, begun: int) -> None:
+        """Begin as many as may be in this turn, where `begun` were in the last one."""
         now = self._clock()
         took_s, self._turn_at = now - self._turn_at, now
         self._start_s += _SMOOTHING * (took_s / begun - self._start_s)
@@ -104,8 +149,6 @@ class StartQueue:
             self._begin_next(now)
         if not self._number:
             self._most = STARTS_A_TURN
-        if self._started:
-            loop.call_soon(self._turn, loop)
 
     def _begin_next(self, now: float) -> None:
         """Begin or shed the next one of the key whose turn it is."""
@@ -120,7 +163,15 @@ class StartQueue:
         if exchange.dropped:
             return
         if now - since > self._longest_s:
-            bearer.shed(exchange, "expired")
+            self._shed(bearer, exchange, "expired")
         else:
             self._started += 1
             bearer.start(exchange)
+
+    def _shed(self, bearer: Bearer, exchange: Exchange, reason: Reason) -> None:
+        bearer.shed(exchange, reason)
+        if self._shed_now < self.clients_a_turn and not self._unheard:
+            self._shed_now += 1
+        else:
+            bearer.stop_hearing()
+            self._unheard.append(bearer)
