@@ -5,13 +5,14 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from kit.redis_server import RedisServer
 from limits_kit import admitted, change, claim, limit
 
 from xrouter.limits import redis_link
-from xrouter.limits.limit import Change
+from xrouter.limits.limit import NOW, Change
 from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_store import RedisStore
 from xrouter.limits.store import StoreDown
@@ -204,6 +205,22 @@ async def test_what_could_not_be_given_back_is_when_the_server_is_well_again(
     await until(lambda: not redis_store.degraded)
     after = await redis_store.admit("s", [claim(tokens.limit, 0), slot])
     assert (after.admitted, after.states[0].remaining) == (True, 90)
+
+
+async def test_what_failed_once_is_sent_again_though_there_was_no_outage(
+    redis: RedisServer, patient_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if only a recovery sends what is kept: one call that fails opens no breaker, so there is none."""
+    tokens = claim(limit(kind="tokens", amount=100, window_s=60), 10)
+    decision = await patient_store.admit("r", [tokens])
+    client = patient_store._link._client
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "run", AsyncMock(side_effect=ConnectionError("gone")))
+        patient_store.settle([change(tokens, decision, 20), Change(tokens.limit, tokens.key, NOW, 30)])
+        await until(lambda: patient_store.counters.store_errors == 1)
+    assert not patient_store.degraded
+    await patient_store.admit("s", [claim(WIDE.limit, 1, "another")])
+    assert (await patient_store.admit("t", [claim(tokens.limit, 0)])).states[0].remaining == 40
 
 
 async def test_corrections_that_wait_are_bounded(redis: RedisServer, redis_store: RedisStore) -> None:

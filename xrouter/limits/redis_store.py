@@ -37,13 +37,14 @@ class RedisStore:
         self, client: Client, *, cluster: bool = False, lease_s: float = LEASE_S, deadline_s: float = DEADLINE_S
     ) -> None:
         self._counters = Counters()
-        self._link = RedisLink(client, self._recovered, deadline_s=deadline_s)
+        self._link = RedisLink(client, self._renew, deadline_s=deadline_s)
         self._cluster = cluster
         self._lease_s = lease_s
         self._lease_us = int(lease_s * 1_000_000)
         self._held: dict[tuple[str, str], Limit] = {}  # the leases of requests under way, by key and lease
         self._kept: deque[Change] = deque()
         self._missed = MemoryStore(RealWorld(), _MOST_KEPT)  # uses that the server is to hear of, as long as they count
+        self._behind = False  # whether anything is kept or missed
         self._renewing: asyncio.Task[None] | None = None
         self._replaced = False
 
@@ -127,6 +128,7 @@ class RedisStore:
         error = done.exception()
         if not isinstance(error, StoreDown):
             return
+        self._behind = True
         for change in changes:
             if change.age_us is not None:
                 self._missed.settle([change])
@@ -136,11 +138,12 @@ class RedisStore:
             self._kept.popleft()
             self._counters.lost_changes += 1
 
-    def _recovered(self) -> None:
+    def _catch_up(self) -> None:
+        """The server answers: send what could not be sent. What fails again is kept again."""
+        self._behind = False
         kept, self._kept = [*self._kept, *self._missed.drain()], deque()
         if kept:
             self.settle(kept)
-        self._renew()
 
     async def _renew_forever(self) -> None:
         while True:
@@ -148,7 +151,12 @@ class RedisStore:
             self._renew()
 
     def _renew(self) -> None:
-        if self._held and not self._link.degraded:
+        """Bring the server up to date: when it is back, and now and then."""
+        if self._link.degraded:
+            return
+        if self._behind:
+            self._catch_up()
+        if self._held:
             self.settle([Change(limit, key, lease, 0) for (key, lease), limit in self._held.items()])
 
     def _encode(self, lease: str, claims: Sequence[Claim], changes: Sequence[Change]) -> Call:
@@ -159,6 +167,8 @@ class RedisStore:
         return [claim.key for claim in claims] + [change.key for change in changes], "\n".join(lines)
 
     def _decision(self, lease: str, claims: Sequence[Claim], reply: Reply) -> Decision:
+        if self._behind and not self._link.degraded:
+            self._catch_up()
         decision, replaced = _decode(lease, claims, reply)
         if replaced and not self._replaced:
             self._replaced = True
