@@ -218,8 +218,9 @@ async def test_the_client_s_bound_counts_for_each_choice() -> None:
 
 async def test_a_generous_bound_is_cut_to_the_limit_but_a_long_prompt_is_refused() -> None:
     drive = Drive({"free": Tier(tokens=("1000/minute",))})
-    await drive.ask(used(10, 10), tier="free", body={"max_tokens": 30_000})
+    assert "x-should-retry" not in headers(await drive.ask(used(10, 10), tier="free", body={"max_tokens": 30_000}))
     error = await drive.refusal(tier="free", text="слово " * 2000)
+    assert headers(drive.last)["x-should-retry"] == "false"
     assert "more than the limit free.tokens.1000/minute ever allows: 1000" in error.message
     assert error.retry_after_s == 60
 

@@ -15,6 +15,7 @@ _NAMES: Final = tuple(
     for suffix in (b"", b"-requests", b"-tokens")
 )
 _SHADOW: Final = b"x-xrouter-shadow-limit"
+_NO_RETRY: Final = (b"x-should-retry", b"false")  # heeded by OpenAI's clients
 
 
 def seconds(microseconds: int) -> int:
@@ -45,6 +46,8 @@ def add_headers(
     for names, told in zip(_NAMES, (refused or requests or tokens, requests, tokens), strict=True):
         if told is not None:
             headers.extend(zip(names, _values(*told), strict=True))
+    if refused is not None and refused[1].retry_us < 0:  # however long they wait
+        headers.append(_NO_RETRY)
     if shadows:
         headers.append((_SHADOW, ", ".join(shadows).encode()))
     return shadows
