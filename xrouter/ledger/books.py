@@ -21,6 +21,10 @@ BUSY_TIMEOUT_S: Final = 1.0  # another process writes: nobody waits longer than 
 _CACHED_STATEMENTS: Final = 128
 _RETRY_AFTER_S: Final = 1.0
 
+# Of a None that is bound to a statement sqlite3 asks its type, the protocol and itself how it is adapted, 1 µs each time,
+# unless it has been told. A charge and its receipt have some eight.
+sqlite3.register_adapter(type(None), lambda none: none)
+
 
 class Books(Protocol):
     """Commits batches. One at a time: the caller waits for each."""
