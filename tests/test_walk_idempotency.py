@@ -265,6 +265,19 @@ def test_f29_after_a_day_a_name_is_free_and_forgotten(upstream: Scripted, gatewa
     assert charges(gateway) == [COST_NANO] * 2
 
 
+def test_what_was_kept_is_forgotten_by_a_process_that_takes_no_claims(upstream: Scripted, tmp_path: Path) -> None:
+    """Fails if only who takes a claim drops old ones: a client that uses no more such keys leaves its answers for ever."""
+    upstream.set(answering(WHOLE))
+    with serving(upstream, tmp_path / "one") as first:
+        assert send(first, "one").status_code == 200
+        stores.execute(first.store, "UPDATE idempotent_requests SET created_at_us = created_at_us - 86400000000")
+        with serving(upstream, tmp_path / "two") as second:
+            deadline = time.monotonic() + 20
+            while claims(second):
+                assert time.monotonic() < deadline, "the old claim is still there"
+                time.sleep(0.05)
+
+
 @pytest.mark.parametrize("charged", [True, False])
 def test_f29_the_claim_of_a_process_that_is_gone_ends_with_its_lease(
     upstream: Scripted, gateway: RunningGateway, charged: bool

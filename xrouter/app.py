@@ -19,6 +19,7 @@ from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.front.refusal import Refusal
 from xrouter.front.start_queue import Reason
 from xrouter.ledger.ledger import Ledger
+from xrouter.ledger.old_claims import OldClaims
 from xrouter.ledger.opening import journal_of, open_ledger, retention_of
 from xrouter.ledger.operations import Balance
 from xrouter.ledger.transfers import Wish, to_transfer
@@ -106,6 +107,7 @@ class Gateway:
         self._engine: AsyncEngine | None = None
         self._keys: KeyRing | None = None
         self._ledger: Ledger | None = None
+        self._old_claims: OldClaims | None = None
         self._limits: LimitStore | None = None
         self._sharing: SharedHealth | None = None
         self._running: _Running | None = None
@@ -136,6 +138,8 @@ class Gateway:
             retention=retention_of(self.settings.ledger),
         )
         await self._ledger.start()
+        self._old_claims = OldClaims(self._engine, self.world)
+        self._old_claims.start()
         self._limits = open_limits(self.settings, self.world)
         await self._limits.start()
         self._running = await self._build(self.settings)
@@ -158,6 +162,8 @@ class Gateway:
         await asyncio.gather(*self._closings)
         if self._sharing is not None:
             await self._sharing.aclose()
+        if self._old_claims is not None:
+            await self._old_claims.aclose()
         if self._ledger is not None:
             await self._ledger.aclose()
         if self._limits is not None:

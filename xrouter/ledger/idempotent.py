@@ -12,7 +12,7 @@ in three ways:
    settlement changes nothing and the claim stays; if not, this is case 2, and its own settlement, should there be one, comes
    too late.
 
-A day after it was taken a claim is forgotten.
+A day after it was taken a claim is forgotten (`xrouter.ledger.old_claims`).
 """
 
 import asyncio
@@ -37,7 +37,6 @@ from xrouter.world import World
 
 _log = logging.getLogger(__name__)
 _LOOKS: Final = 4  # a claim that others take as often as that is under way
-_SWEEP_EVERY_S: Final = 600.0
 _RETRY_AFTER_S: Final = 1.0
 _STORE_ERRORS: Final = (SQLAlchemyError, OSError, TimeoutError)
 
@@ -51,14 +50,13 @@ class KeptAnswer(Struct, frozen=True):
 
 
 class IdempotentRequests:
-    """Of one process and configuration. Who takes claims drops old ones, too; `aclose()` ends what is still being tried."""
+    """Of one process and configuration. `aclose()` ends what is still being tried."""
 
     def __init__(self, engine: AsyncEngine, ledger: Ledger, world: World) -> None:
         self._engine = engine
         self._ledger = ledger
         self._world = world
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sweeper: asyncio.Task[None] | None = None
 
     async def aclose(self) -> None:
         for task in self._tasks:
@@ -82,8 +80,6 @@ class IdempotentRequests:
         `void`: a settlement for nothing of the generation with this id. Raises Conflict while it runs, or if its answer is
         not kept; Unprocessable if it was another request; StoreUnavailable.
         """
-        if self._sweeper is None:
-            self._sweeper = self._own(self._sweep())
         try:
             return await self._take(claim, void)
         except (asyncio.CancelledError, StoreUnavailable):
@@ -148,15 +144,6 @@ class IdempotentRequests:
             _log.warning("a claim of %s is given up later: %s", claim.generation_id, type(error).__name__)
             return False
         return True
-
-    async def _sweep(self) -> None:
-        while True:
-            try:
-                while await claims.drop_old(self._engine, self._now_us()):
-                    pass
-            except _STORE_ERRORS as error:
-                _log.warning("old claims of idempotency keys are dropped later: %s", reason(error))
-            await self._world.sleep(_SWEEP_EVERY_S)
 
     async def _reach(self, work: Awaitable[Taken | None]) -> Taken | None:
         try:
