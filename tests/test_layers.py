@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    "world", "secret", "wire", "ids", "errors", "events", "context", "tokens", "retries",
+    "world", "secret", "wire", "ids", "errors", "events", "context", "tokens", "retries", "timers",
     "registry", "config", "catalog",
     "store", "auth", "ledger", "limits",
     "upstream",

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("xrouter.app")
 
+_OWN_PATHS: Final = frozenset({"/metrics", "/health", "/health/live", "/health/ready"})
 _STALE_KEYS_S: Final = 15.0  # without word of revoked keys for so long, another replica serves better than this one
 
 
@@ -119,7 +120,21 @@ class Gateway:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            path = scope["path"]
+            if path in _OWN_PATHS or path.startswith("/admin/"):
+                await self._answer_for_itself(path, scope, receive, send)
+                return
+            # The data plane stands here and not in a method of its own: a coroutine's frame, kept by each open stream.
+            running = self._running
+            assert running is not None
+            running.requests += 1
+            self.in_flight += 1
+            try:
+                await running.edge(scope, receive, send)
+            finally:
+                self.in_flight -= 1
+                self.served += 1
+                self._leave(running)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
 
@@ -300,13 +315,9 @@ class Gateway:
         collector = ServicesCollector(services, self.log_writer)
         return _Running(services, self._stock, chain, edge, collector, wanted, prober)
 
-    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if path.startswith(("/v1/", "/api/v1/")):
-            await self._serve(scope, receive, send)
-        elif path.startswith("/admin/"):
-            await self._administration()(scope, receive, send)
-        elif path == "/metrics":
+    async def _answer_for_itself(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """The operator's paths."""
+        if path == "/metrics":
             await self._prove()
             await _answer(send, 200, await self._exposition(), CONTENT_TYPE)
         elif path == "/health/live":
@@ -321,19 +332,7 @@ class Gateway:
                 send, 200 if well else 503, {"status": "ok" if well else "degraded", "components": components}
             )
         else:
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        running = self._running
-        assert running is not None
-        running.requests += 1
-        self.in_flight += 1
-        try:
-            await running.edge(scope, receive, send)
-        finally:
-            self.in_flight -= 1
-            self.served += 1
-            self._leave(running)
+            await self._administration()(scope, receive, send)
 
     def _leave(self, running: _Running) -> None:
         """A request has ended; the last one of an old configuration closes it."""

@@ -111,6 +111,10 @@ class Verbatim(Event):
         self.data = data  # the JSON text of one `data:` field
         self._parsed = parsed
 
+    def forget(self) -> None:
+        """Let go of the parsed form, which takes many times the bytes. Who asks for it again has it parsed again."""
+        self._parsed = None
+
     @property
     def body(self) -> dict[str, Any]:
         """The chunk as a dict; {} if it is not a JSON object."""

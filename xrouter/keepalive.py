@@ -1,6 +1,6 @@
 """Comments that keep a quiet stream open: proxies and clients give up on a connection that says nothing for a while.
 
-One timer a stream, re-armed when it fires and not with every chunk: sending only notes the time.
+A stream's timer is armed again when it fires and not with every chunk: sending only notes the time.
 """
 
 import asyncio
@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from xrouter.surfaces.sse_out import KEEP_ALIVE
+from xrouter.timers import LazyTimer
 
 INTERVAL_S: Final = 10.0
 
@@ -18,13 +19,16 @@ class KeepAlive:
     Around anything else that is sent stand `pause()`, whose comment under way is to be waited for, and `resume()`.
     """
 
+    __slots__ = ("_busy", "_comment", "_loop", "_send", "_sent_at", "_timer")
+
     def __init__(self, send: Callable[[bytes], Awaitable[None]]) -> None:
         self._send = send
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
         self._busy = False
         self._comment: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = self._loop.call_later(INTERVAL_S, self._fire)
+        self._timer = LazyTimer(self._loop, self._fire)
+        self._timer.arm(self._sent_at + INTERVAL_S)
 
     def pause(self) -> "asyncio.Task[None] | None":
         self._busy = True
@@ -35,21 +39,19 @@ class KeepAlive:
         self._sent_at = self._loop.time()
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.disarm()
         if self._comment is not None:
             self._comment.cancel()
 
     def _fire(self) -> None:
-        quiet_s = self._loop.time() - self._sent_at
-        wait_s = INTERVAL_S
+        now = self._loop.time()
+        due = now + INTERVAL_S
         if not self._busy and self._comment is None:
-            if quiet_s >= INTERVAL_S * 0.99:
+            if now >= self._sent_at + INTERVAL_S:
                 self._comment = asyncio.create_task(self._say(), name="keep-alive comment")
             else:
-                wait_s = INTERVAL_S - quiet_s
-        self._timer = self._loop.call_later(wait_s, self._fire)
+                due = self._sent_at + INTERVAL_S
+        self._timer.arm(due)
 
     async def _say(self) -> None:
         try:

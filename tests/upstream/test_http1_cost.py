@@ -7,6 +7,7 @@ import pytest
 from kit.hostile import Hostile, answer, answering
 
 from xrouter.config.settings import Timeouts
+from xrouter.timers import LazyTimer, _Timers
 from xrouter.upstream.base import Limits, UpstreamRequest, read_whole
 from xrouter.upstream.connection import Connection
 from xrouter.upstream.http1 import Http1Engine
@@ -17,15 +18,14 @@ from xrouter.upstream.target import Origin
 async def test_no_timer_and_no_task_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if a deadline is armed anew for each request. The server runs in this loop too, so timers are told by owner."""
     armed = 0
-    arm = Connection._arm
+    put = _Timers.put
 
-    def counted(connection: Connection, due: float) -> None:
+    def counted(timers: _Timers, timer: LazyTimer, turn: int) -> None:
         nonlocal armed
-        before = connection._timer
-        arm(connection, due)
-        armed += connection._timer is not before
+        armed += isinstance(timer._callback.__self__, Connection)  # type: ignore[attr-defined]
+        put(timers, timer, turn)
 
-    monkeypatch.setattr(Connection, "_arm", counted)
+    monkeypatch.setattr(_Timers, "put", counted)
     engine = Http1Engine()
     async with Hostile(answering(answer(b"ok"))) as server:
         request = UpstreamRequest("POST", server.url, (), b"{}")
@@ -50,4 +50,4 @@ async def test_head_and_body_are_one_write() -> None:
     connection.connection_made(Wire())
     connection.start(b"head", b"body", asyncio.get_running_loop().time() + 1, False)
     assert writes == [b"headbody"]
-    connection._timer.cancel()  # type: ignore[union-attr]
+    connection._timer.disarm()

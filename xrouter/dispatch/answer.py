@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from xrouter.context import Cost, RequestContext, Target
 from xrouter.dispatch.upstream_call import UpstreamCall
 from xrouter.errors import XRouterError
-from xrouter.events import Event, Finish, TextRun, Usage
+from xrouter.events import Event, Finish, TextRun, Usage, Verbatim
 from xrouter.filters.base import Send, Services
 from xrouter.keepalive import KeepAlive
 from xrouter.surfaces.base import AnswerHead, Renderer
@@ -17,6 +17,11 @@ _FOLD_BYTES = 64  # of a run of texts that weigh as much as an event
 
 class Answer:
     """Once it has `started`, nothing may be tried again. Once it has `begun`, the client has the head."""
+
+    __slots__ = (
+        "_catalog", "_ctx", "_delivered", "_delivered_tokens", "_keep_alive", "_pass_on", "_renderer", "_world", "asked_at",
+        "begun", "call", "ended", "finish", "first_token_s", "pieces", "started", "streams",
+    )  # fmt: skip
 
     def __init__(self, services: Services, ctx: RequestContext, send: Send) -> None:
         self._catalog = services.catalog
@@ -75,9 +80,14 @@ class Answer:
         keep_alive = self._keep_alive
         if keep_alive is not None and (comment := keep_alive.pause()) is not None:
             await comment
-        if not self.started:
+        first = not self.started
+        if first:
             await self._start()
         await self._pass_on({"type": "http.response.body", "body": data, "more_body": True, "xrouter.events": events})
+        if first:  # the upstream's first chunks were parsed to learn its name; the stream may be silent for long now
+            for event in events:
+                if type(event) is Verbatim:
+                    event.forget()
         if keep_alive is not None:
             keep_alive.resume()
 

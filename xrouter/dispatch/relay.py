@@ -26,6 +26,10 @@ _Begun = tuple[UpstreamCall, Sequence[Event]]
 
 
 class Relay:
+    __slots__ = (
+        "_again", "_conversation", "_wait_s", "answer", "attempts", "ctx", "health", "services", "target", "watch", "world",
+    )  # fmt: skip
+
     def __init__(self, services: Services, ctx: RequestContext, send: Send) -> None:
         self.services = services
         self.world = services.world

@@ -32,13 +32,14 @@ from xrouter.front.overload import Overload
 from xrouter.front.reader import Reader, Surplus
 from xrouter.front.refusal import Refusal, TooManyConnections
 from xrouter.front.start_queue import Reason, StartQueue
-from xrouter.front.timer import LazyTimer
 from xrouter.ids import time_ordered
+from xrouter.timers import LazyTimer
 from xrouter.world import World
 
 LINGER_S = 1.0
 LAST_REQUEST_S = 1.0  # when the server stops, for a request that is on its way on a kept-alive connection
 BUFFER_BYTES = 64 * 1024  # of a request's body before reading pauses, of an answer before writing pauses
+_ASGI = {"version": "3.0", "spec_version": "2.3"}  # nobody writes into it
 _WRITE_LOOKS = 4  # how often within write_timeout_s a waiting client's progress is looked at
 
 
@@ -237,7 +238,7 @@ class Connection(asyncio.Protocol):
     def begin(self, head: Head) -> None:
         scope: Scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": head.version,
             "server": self._address,
             "client": self._client,

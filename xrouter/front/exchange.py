@@ -33,6 +33,7 @@ _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LINE_END = b"\r\n"
 _TEXT = bytes({*range(256)} - {*range(32), 0x7F} | {0x09})  # what a header line may hold before its end
 _FRAMING = frozenset({b"content-length: ", b"connection: ", b"transfer-encoding: "})
+_NOTHING: Scope = {}
 _NO_BODY = frozenset({204, 304})
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key"})
 
@@ -188,10 +189,7 @@ class Exchange:
 
     async def run(self, app: App) -> None:
         """Run the app to its end. An app that fails without an answer is answered for."""
-        scope, self._scope = (
-            self._scope,
-            {},
-        )  # it refers back to this object: the collector is not to be needed for both
+        scope, self._scope = self._scope, _NOTHING  # it refers back to this object, and is not to keep it alive
         try:
             await app(scope, self.receive, self.send)
         except asyncio.CancelledError:

@@ -17,6 +17,7 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpResponsePars
 
 from xrouter.config.settings import Timeouts
 from xrouter.errors import ShuttingDown, UpstreamProtocolError, UpstreamTimeout, XRouterError
+from xrouter.timers import LazyTimer
 from xrouter.upstream.base import Limits
 from xrouter.upstream.exchange import Exchange
 from xrouter.upstream.target import Origin
@@ -61,6 +62,12 @@ class _Refused(Exception):
 class Connection(asyncio.Protocol):
     """See the module. `heard`: a byte has come for the exchange under way; `hung_up`: the upstream ended the connection."""
 
+    __slots__ = (
+        "_exchange", "_header_size", "_headers", "_in_interim", "_interim", "_keeper", "_limits", "_parser", "_phase",
+        "_read_paused", "_reusable", "_since", "_size", "_timeouts", "_timer", "_transport", "_whole", "_write_paused",
+        "heard", "hung_up", "idle_since", "loop", "origin", "sent_at",
+    )  # fmt: skip
+
     def __init__(
         self, keeper: Keeper, loop: asyncio.AbstractEventLoop, origin: Origin, timeouts: Timeouts, limits: Limits
     ) -> None:
@@ -83,8 +90,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._read_paused = False
         self._write_paused = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._timer = LazyTimer(loop, self._on_timer)
         self._since = 0.0  # when the present wait began: the last byte, the last progress of a write
         self._headers: list[tuple[bytes, bytes]] = []
         self._size = 0  # bytes since the head's start, or of framing since the last body byte, or drained
@@ -127,7 +133,7 @@ class Connection(asyncio.Protocol):
         else:
             self._phase = WRITE
             self._transport.write(head)
-        self._arm(min(now + self._timeouts.first_byte_s, deadline))
+        self._timer.arm(min(now + self._timeouts.first_byte_s, deadline))
         return exchange
 
     async def write_body(self, exchange: Exchange, body: bytes) -> None:
@@ -143,14 +149,14 @@ class Connection(asyncio.Protocol):
         if self._phase is WRITE:
             self._phase = HEAD
             self.sent_at = self.loop.time()
-            self._arm(self._due()[0])
+            self._timer.arm(self._due()[0])
 
     def resume_reading(self) -> None:
         if self._read_paused:
             assert self._transport is not None
             self._read_paused = False
             self._since = self.loop.time()
-            self._arm(self._due()[0])
+            self._timer.arm(self._due()[0])
             self._transport.resume_reading()
 
     def drain(self) -> None:
@@ -162,7 +168,7 @@ class Connection(asyncio.Protocol):
         self._phase = DRAIN
         self._since = self.loop.time()
         self._size = 0
-        self._arm(self._due()[0])
+        self._timer.arm(self._due()[0])
         if self._read_paused:
             assert self._transport is not None
             self._read_paused = False
@@ -172,9 +178,7 @@ class Connection(asyncio.Protocol):
         """Close at once, without flushing what is still to be written. Idempotent."""
         self._phase = CLOSED
         self._exchange = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.disarm()
         if self._transport is not None:
             self._transport.abort()
         self._keeper.dropped(self)
@@ -222,7 +226,7 @@ class Connection(asyncio.Protocol):
         elif self._phase is BODY:
             self._progress(exchange, news)
             if phase is not BODY:
-                self._arm(self._due()[0])  # from here on this deadline only moves away
+                self._timer.arm(self._due()[0])  # from here on this deadline only moves away
         elif self._size > self._limits.head_bytes:
             self._refuse("the answer's head is too long")
 
@@ -383,22 +387,12 @@ class Connection(asyncio.Protocol):
             due, limit = self._since + timeouts.idle_s, "idle_s"
         return (due, limit) if due < exchange.deadline else (exchange.deadline, "total_s")
 
-    def _arm(self, due: float) -> None:
-        """See to it that the timer fires at `due` or before."""
-        if self._timer is not None:
-            if self._timer_at <= due:
-                return
-            self._timer.cancel()
-        self._timer_at = due
-        self._timer = self.loop.call_at(due, self._on_timer)
-
     def _on_timer(self) -> None:
-        self._timer = None
         if self._phase is IDLE or self._phase is CLOSED:
             return
         due, limit = self._due()
         if self.loop.time() < due:
-            self._arm(due)
+            self._timer.arm(due)
         elif self._phase is DRAIN:
             self.abort()
         else:
