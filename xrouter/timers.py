@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakKeyDictionary, ref
 
-GRAIN_S: Final = 1 / 16  # a timer fires at most so much later than its deadline
+GRAIN_S: Final = 1 / 16  # exact in binary; a timer fires at most so much later than its deadline
 
 
 class LazyTimer:
@@ -21,30 +21,27 @@ class LazyTimer:
     arms again.
     """
 
-    __slots__ = ("_callback", "_timers", "_turn")
+    __slots__ = ("_after", "_callback", "_timers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
         self._timers = _timers_of(loop)
         self._callback = callback
-        self._turn: int | None = None  # where it is armed: which grain of the loop's time
+        self._after = math.inf  # where the grain of the loop's time begins at whose end it is to fire
 
     def arm(self, due: float) -> None:
         """Fire once `due` has passed on the loop's clock; infinity asks for nothing."""
-        if due == math.inf:
+        if due > self._after or due == math.inf:
             return
+        self.disarm()
         turn = math.ceil(due / GRAIN_S)
-        if self._turn is not None:
-            if self._turn <= turn:
-                return
-            self._timers.drop(self, self._turn)
-        self._turn = turn
+        self._after = (turn - 1) * GRAIN_S
         self._timers.put(self, turn)
 
     def disarm(self) -> None:
         """Forget the deadline."""
-        if self._turn is not None:
-            self._timers.drop(self, self._turn)
-            self._turn = None
+        if self._after != math.inf:
+            self._timers.drop(self, int(self._after / GRAIN_S) + 1)
+            self._after = math.inf
 
     def close(self) -> None:
         """Fire no more, and let go of the callback, which may refer back to this object. Nothing may be armed after that."""
@@ -53,7 +50,7 @@ class LazyTimer:
 
     def fire(self) -> None:
         """Its turn has come."""
-        self._turn = None
+        self._after = math.inf
         self._callback()
 
 

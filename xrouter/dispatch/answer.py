@@ -19,8 +19,8 @@ class Answer:
     """Once it has `started`, nothing may be tried again. Once it has `begun`, the client has the head."""
 
     __slots__ = (
-        "_catalog", "_ctx", "_delivered", "_delivered_tokens", "_keep_alive", "_pass_on", "_renderer", "_world", "asked_at",
-        "begun", "call", "ended", "finish", "first_token_s", "pieces", "started", "streams",
+        "_catalog", "_ctx", "_delivered", "_delivered_tokens", "_keep_alive", "_pass_on", "_renderer", "_weight", "_world",
+        "asked_at", "begun", "call", "ended", "finish", "first_token_s", "pieces", "started", "streams",
     )  # fmt: skip
 
     def __init__(self, services: Services, ctx: RequestContext, send: Send) -> None:

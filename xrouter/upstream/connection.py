@@ -63,9 +63,9 @@ class Connection(asyncio.Protocol):
     """See the module. `heard`: a byte has come for the exchange under way; `hung_up`: the upstream ended the connection."""
 
     __slots__ = (
-        "_exchange", "_header_size", "_headers", "_in_interim", "_interim", "_keeper", "_limits", "_parser", "_phase",
-        "_read_paused", "_reusable", "_since", "_size", "_timeouts", "_timer", "_transport", "_whole", "_write_paused",
-        "heard", "hung_up", "idle_since", "loop", "origin", "sent_at",
+        "_arrived", "_exchange", "_header_size", "_headers", "_in_interim", "_interim", "_keeper", "_limits", "_parser",
+        "_phase", "_read_paused", "_reusable", "_since", "_size", "_timeouts", "_timer", "_transport", "_whole",
+        "_write_paused", "heard", "hung_up", "idle_since", "loop", "on_body", "origin", "sent_at",
     )  # fmt: skip
 
     def __init__(
