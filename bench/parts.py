@@ -82,7 +82,7 @@ def process(command: list[str], **options: object) -> Iterator[subprocess.Popen[
         child.kill()
 
 
-def wait_for(url: str, within_s: float = 20, look_s: float = 0.05) -> None:
+def wait_for(url: str, within_s: float = 60, look_s: float = 0.05) -> None:
     deadline = time.monotonic() + within_s
     while True:
         try:

@@ -1,5 +1,6 @@
 """What is old is dropped: holds that have ended, details of generations. Never an entry, a generation or an open hold."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,15 +30,17 @@ async def pruned(books: Money, tmp_path: Path, world: HandWorld) -> AsyncIterato
 
 
 async def requests(ledger: Ledger, world: HandWorld, count: int) -> list[str]:
-    made = []
-    for number in range(count):
-        one = ids.generation_id(world)
-        await ledger.hold(one, ACCOUNT, KEY, wanted_nano=2_000, least_nano=2_000)
-        if number % 3 == 2:
-            await ledger.release(one)
-        else:
-            await ledger.settle(settlement(one, 1_000), delivered=True)
-        made.append(one)
+    """All at once: they go in a few batches. Every third is released, the others are settled."""
+    made = [ids.generation_id(world) for _ in range(count)]
+    await asyncio.gather(
+        *(ledger.hold(one, ACCOUNT, KEY, wanted_nano=2_000, least_nano=2_000) for one in made),
+    )
+    await asyncio.gather(
+        *(
+            ledger.release(one) if number % 3 == 2 else ledger.settle(settlement(one, 1_000), delivered=True)
+            for number, one in enumerate(made)
+        )
+    )
     return made
 
 
