@@ -13,12 +13,12 @@ from kit.keys import HandWorld
 from kit.money import ACCOUNT, KEY, Money, assert_proven, grant, money, settlement
 from msgspec.structs import replace
 
-from xrouter.errors import PaymentRequired, StoreUnavailable
+from xrouter.errors import PaymentRequired, StoreUnavailable, XRouterError
 from xrouter.ledger.books import SqliteBooks
 from xrouter.ledger.journal import Journal
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.opening import open_ledger
-from xrouter.ledger.operations import TakeBack
+from xrouter.ledger.operations import Operation, Result, TakeBack
 from xrouter.world import RealWorld
 
 
@@ -345,3 +345,33 @@ async def test_a_database_that_has_gone_is_not_made_anew(tmp_path: Path) -> None
         await ledger.renew()
     assert not (tmp_path / "gone.db").exists()
     await ledger.aclose()
+
+
+class StarvedBooks(SqliteBooks):
+    """Has no time for many operations at once."""
+
+    def _commit_guarded(self, operations: list[Operation]) -> list[Result | XRouterError]:
+        if len(operations) > 40:
+            raise StoreUnavailable(detail="no answer in time")
+        return super()._commit_guarded(operations)
+
+
+@pytest.mark.sqlite_only
+async def test_f14_a_store_too_slow_for_large_batches_is_given_smaller_ones(tmp_path: Path) -> None:
+    """Fails where every batch is as large as the queue: none is ever written, however often all ask again."""
+    async with money(tmp_path, RealWorld(), start=False) as books:
+        ledger = Ledger(StarvedBooks(books.path, RealWorld().now), RealWorld(), lease_s=60)
+        await ledger.start()
+        await ledger.transfer(grant(10**9))
+
+        async def held(number: int) -> int:
+            for attempt in range(10):
+                try:
+                    await ledger.hold(f"g{number}-{attempt}", ACCOUNT, KEY, wanted_nano=1_000, least_nano=1_000)
+                except StoreUnavailable:
+                    continue
+                return 1
+            return 0
+
+        assert sum(await asyncio.gather(*(held(number) for number in range(300)))) == 300
+        await ledger.aclose()

@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 KEEP_ALL: Final = Prune(None, None)
 _MOST_IN_BATCH: Final = 512
+_MOST_AFTER_FAILURES: Final = 16
 _RETRY_FOR_S: Final = 1.2  # while the store fails, a settlement is tried again for so long (F14)
 _FIRST_RETRY_S: Final = 0.05
 
@@ -75,6 +76,7 @@ class Ledger:
         self._waiting: deque[tuple[Operation, asyncio.Future[Result]]] = deque()
         self._put_off: deque[Operation] = deque()
         self._writing = False
+        self._most = _MOST_IN_BATCH  # halved where a batch fails: a starved store may not write a large one in time
         self._under_way: asyncio.Future[list[Result | XRouterError]] | None = None
         self._idle: asyncio.Future[None] | None = None  # for whom waits until nothing is being written
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for the running one is a system call each time
@@ -296,7 +298,7 @@ class Ledger:
         """Begin with the next batch, if there is one."""
         waiting = self._waiting
         if waiting:
-            batch = [waiting.popleft() for _ in range(min(len(waiting), _MOST_IN_BATCH))]
+            batch = [waiting.popleft() for _ in range(min(len(waiting), self._most))]
             self._under_way = self._books.commit([operation for operation, _ in batch])
             self._under_way.add_done_callback(partial(self._written, batch))
             return
@@ -317,7 +319,9 @@ class Ledger:
             results = committed.result()
             self.batches += 1
             self.operations += len(batch)
+            self._most = min(self._most * 2, _MOST_IN_BATCH)
         else:
+            self._most = max(self._most // 2, _MOST_AFTER_FAILURES)
             if isinstance(error, Exception) and not isinstance(error, XRouterError):
                 _log.error("a batch of the ledger failed", exc_info=error)
             failure = error if isinstance(error, StoreUnavailable) else StoreUnavailable(detail=repr(error))
