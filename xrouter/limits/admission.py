@@ -86,8 +86,10 @@ class Admission:
 
     async def reserve(self) -> None:
         """Step 2. Raises RateLimited, after which nothing is taken any more, and StoreUnavailable."""
-        wanted = models(self._ctx)
-        limits = [limit for limit in self._tier_rules.late if self._rules.names(limit, wanted)]
+        limits = self._tier_rules.late
+        if self._tier_rules.by_model:
+            wanted = models(self._ctx)
+            limits = tuple([limit for limit in limits if self._rules.names(limit, wanted)])
         await self._admit([self._claim(limit, self._amount(limit)) for limit in limits])
         if self._tier_rules.late:
             self._admitted()
@@ -122,12 +124,12 @@ class Admission:
         except Exception:
             self._taken = before
             raise
-        pairs = [*zip(answer.claims, answer.decision.states, strict=True)]
+        pairs = list(zip(answer.claims, answer.decision.states, strict=True))
         if not answer.decision.admitted:
             refused = worst_refusal(pairs)
             self._tell([*map(_given_back, self._standings), *pairs], refused)
             raise refusal(*refused)
-        self._taken = before + answer.taken
+        self._taken = before + answer.taken if before else answer.taken
         if self._standings:
             told = {claim.key for claim in answer.claims}
             pairs = [standing for standing in self._standings if standing[0].key not in told] + pairs
@@ -153,8 +155,8 @@ class Admission:
         cap = estimate.output_cap
         choices = getattr(self._ctx.call.request, "n", None) or 1
         output = self._assumed_output if cap is None else cap * choices
-        prompt = self._of(limit.kind, estimate.input_tokens, 0)
-        return max(prompt, min(self._of(limit.kind, estimate.input_tokens, output), self._sized(limit).most))
+        most, whole = self._sized(limit).most, self._of(limit.kind, estimate.input_tokens, output)
+        return whole if whole <= most else max(self._of(limit.kind, estimate.input_tokens, 0), most)
 
     def _of(self, kind: Kind, input_tokens: int, output_tokens: int) -> int:
         match kind:
@@ -179,10 +181,10 @@ class Admission:
     def _used(self, kind: Kind) -> int:
         """What was really used: nothing if the request ended before an upstream generated anything."""
         ctx = self._ctx
-        usage: Usage | None = ctx.outcome.usage if ctx.provided("outcome") else None
+        usage: Usage | None = ctx.outcome.usage if "outcome" in ctx else None
         if usage is None:
             return 0
-        if kind == "credits" and ctx.provided("quote"):
+        if kind == "credits" and "quote" in ctx:
             return from_nano(ctx.quote.cost(usage, ctx.outcome.target))
         return self._of(kind, usage.input_tokens, usage.output_tokens)
 

@@ -43,9 +43,15 @@ def add_headers(
             requests = _nearer(requests, standing)
         elif limit.kind in TOKEN_KINDS:
             tokens = _nearer(tokens, standing)
-    for names, told in zip(_NAMES, (refused or requests or tokens, requests, tokens), strict=True):
-        if told is not None:
-            headers.extend(zip(names, _values(*told), strict=True))
+    first = refused or requests or tokens
+    known: Standing | None = None
+    values: tuple[bytes, bytes, bytes] = (b"", b"", b"")
+    for names, told in zip(_NAMES, (first, requests, tokens), strict=True):
+        if told is None:
+            continue
+        if told is not known:  # the first is mostly one of the other two
+            known, values = told, _values(*told)
+        headers.extend(zip(names, values, strict=True))
     if refused is not None and refused[1].retry_us < 0:  # however long they wait
         headers.append(_NO_RETRY)
     if shadows:
@@ -66,12 +72,14 @@ def _left(standing: Standing) -> float:
 
 
 def _values(claim: Claim, state: State) -> tuple[bytes, bytes, bytes]:
-    unit = _unit(claim.limit)
-    return b"%d" % (claim.limit.amount // unit), b"%d" % (state.remaining // unit), b"%d" % _reset_s(state)
+    amount, remaining = claim.limit.amount, state.remaining
+    if claim.limit.kind == "credits":
+        amount, remaining = amount // MICRO, remaining // MICRO
+    return b"%d" % amount, b"%d" % remaining, b"%d" % _reset_s(state)
 
 
 def _reset_s(state: State) -> int:
-    return seconds(max(state.reset_us, state.retry_us))
+    return seconds(state.reset_us if state.reset_us >= state.retry_us else state.retry_us)
 
 
 def _unit(limit: Limit) -> int:

@@ -54,11 +54,13 @@ class Limit:
     credits_most: int = 0
     window_us: int = field(init=False, repr=False)
     code: str = field(init=False, repr=False)  # what limits.lua is told of it
+    name_in_keys: str = field(init=False, repr=False)  # the middle part of its states' keys
 
     def __post_init__(self) -> None:
         kind = "c" if self.kind == "concurrency" else self.strategy[0]
         window_us = self.window_s * MICRO
         object.__setattr__(self, "window_us", window_us)
+        object.__setattr__(self, "name_in_keys", f":{self.name}:{self.strategy[0]}{self.window_s}:")
         object.__setattr__(self, "code", f"{kind} {self.amount} {window_us} {self.burst} {int(self.shadow)}")
 
     @property

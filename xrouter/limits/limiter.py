@@ -57,7 +57,7 @@ class Limiter:
 
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Taken] = ()) -> Answer:
         """Take all of `claims`, or none and give all of `otherwise` back. Raises StoreUnavailable under `deny`."""
-        in_store = _in_store((taken, -taken.claim.amount) for taken in otherwise)
+        in_store = _in_store([(taken, -taken.claim.amount) for taken in otherwise]) if otherwise else []
         try:
             decision = await self.store.admit(lease, claims, in_store)
         except asyncio.CancelledError:  # the store gives back what it holds, so the share does too
@@ -105,16 +105,16 @@ class Limiter:
     def _noted(self, lease: str, claims: Sequence[Claim], decision: Decision) -> list[Taken]:
         if not decision.admitted:
             return []
-        pairs = [
-            (claim, state.mark)
+        taken = [
+            Taken(claim, state.mark)
             for claim, state in zip(claims, decision.states, strict=True)
-            if state.fits and claim.amount
+            if claim.amount and state.fits
         ]
         if not self._notes:
-            return [Taken(claim, mark) for claim, mark in pairs]
-        shares = [self._share(claim, claim.amount) for claim, _ in pairs]
+            return taken
+        shares = [self._share(one.claim, one.claim.amount) for one in taken]
         marks = self._local.count(lease, shares)
-        return [Taken(claim, mark, share, own) for (claim, mark), share, own in zip(pairs, shares, marks, strict=True)]
+        return [Taken(one.claim, one.mark, share, own) for one, share, own in zip(taken, shares, marks, strict=True)]
 
     async def _without_store(self, lease: str, claims: Sequence[Claim], error: StoreDown) -> Answer:
         match self._on_store_failure:
@@ -146,6 +146,11 @@ class Limiter:
         )
 
     def _count(self, answer: Answer) -> None:
+        for state in answer.decision.states:
+            if not state.fits:
+                break
+        else:
+            return  # nothing was refused
         counters = self.store.counters
         for claim, state in zip(answer.claims, answer.decision.states, strict=True):
             if not state.fits:

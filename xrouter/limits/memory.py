@@ -41,8 +41,7 @@ class MemoryStore:
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
         now_us = self._now_us()
         self._evict(now_us)
-        windows: list[Window] = []
-        states: list[State] = []
+        looked: list[tuple[Claim, Window, State]] = []
         admitted = True
         for claim in claims:
             limit = claim.limit
@@ -50,15 +49,19 @@ class MemoryStore:
             state = window.state(limit, claim.amount, now_us)
             if not state.fits and not limit.shadow:
                 admitted = False
-            windows.append(window)
-            states.append(state)
+            looked.append((claim, window, state))
         if not admitted:
             self._apply(otherwise, now_us)
-            return Decision(False, tuple(states))
-        for index, claim in enumerate(claims):
-            if states[index].fits and claim.amount:
-                states[index] = _taken(lease, claim, windows[index], now_us)
-        return Decision(True, tuple(states))
+            return Decision(False, tuple([state for _, _, state in looked]))
+        return Decision(
+            True,
+            tuple(
+                [
+                    window.take(claim.limit, claim.amount, now_us, lease) if claim.amount and state.fits else state
+                    for claim, window, state in looked
+                ]
+            ),
+        )
 
     def count(self, lease: str, claims: Sequence[Claim]) -> list[Mark]:
         """Take all claims whether they fit or not; returns where each was taken."""
@@ -67,18 +70,18 @@ class MemoryStore:
         marks: list[Mark] = []
         for claim in claims:
             window = self._window(claim.limit, claim.key)
-            window.take(claim.limit, claim.amount, now_us, lease)
-            marks.append(lease if claim.limit.kind == "concurrency" else window.state(claim.limit, 0, now_us).mark)
+            marks.append(window.take(claim.limit, claim.amount, now_us, lease).mark)
         return marks
 
     def settle(self, changes: Sequence[Change]) -> None:
-        now_us = self._now_us()
-        self._evict(now_us)
-        self._apply(changes, now_us)
+        self._apply(changes, self._now_us())
 
     def _apply(self, changes: Sequence[Change], now_us: int) -> None:
         for change in changes:
-            if change.key in self._windows or change.delta >= 0:
+            known = change.key in self._windows
+            if known or change.delta >= 0:
+                if not known:
+                    self._evict(now_us)
                 window = self._window(change.limit, change.key)
                 age_us = change.age_us
                 if age_us is None:
@@ -109,22 +112,14 @@ class MemoryStore:
     def _evict(self, now_us: int) -> None:
         watched, windows = self._watched, self._windows
         for _ in range(min(_LOOKED_AT, len(watched))):
-            key = watched.popleft()
+            key = watched[0]
             limit, window = windows[key]
-            if window.ends_us(limit) <= now_us:
-                del windows[key]
+            if window.ends_us(limit) > now_us:
+                watched.rotate(-1)
             else:
-                watched.append(key)
+                del watched[0], windows[key]
         while len(windows) > self._most:
             del windows[watched.popleft()]
 
     def _now_us(self) -> int:
         return int(self._world.monotonic() * MICRO)
-
-
-def _taken(lease: str, claim: Claim, window: Window, now_us: int) -> State:
-    """Take a claim that fits; where its limit stands then."""
-    limit = claim.limit
-    window.take(limit, claim.amount, now_us, lease)
-    after = window.state(limit, 0, now_us)
-    return State(True, after.remaining, after.reset_us, 0, lease if limit.kind == "concurrency" else after.mark)

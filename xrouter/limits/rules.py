@@ -123,6 +123,7 @@ class TierRules:
     early: tuple[Limit, ...]
     exhausted: tuple[Limit, ...]
     late: tuple[Limit, ...]
+    by_model: bool  # some of the late ones hold for some models only
 
 
 class Rules:
@@ -167,4 +168,4 @@ def _rules(tier: str | None, own: tuple[Limit, ...], extra: Iterable[LimitSettin
     early = tuple(limit for limit in known_early if limit.kind in ("requests", "concurrency"))
     exhausted = tuple(limit for limit in known_early if limit not in early)
     late = tuple(limit for limit in limits if limit not in early)
-    return TierRules(early, exhausted, late)
+    return TierRules(early, exhausted, late, any(limit.models for limit in late))

@@ -17,8 +17,11 @@ def state_key(limit: Limit, ctx: RequestContext, tier: str | None) -> str:
     one account live on one node and are taken in one step. Changing a limit's amount keeps its counts; changing its
     strategy or window starts anew.
     """
+    if limit.per == "key":  # most are
+        principal = ctx.principal
+        return f"xrl:{{{principal.account}}}{limit.name_in_keys}{principal.key_id}"
     tag, subject = _subject(limit, ctx, tier)
-    return f"xrl:{{{tag}}}:{limit.name}:{limit.strategy[0]}{limit.window_s}:{subject}"
+    return f"xrl:{{{tag}}}{limit.name_in_keys}{subject}"
 
 
 def _subject(limit: Limit, ctx: RequestContext, tier: str | None) -> tuple[str, str]:
@@ -33,7 +36,7 @@ def _subject(limit: Limit, ctx: RequestContext, tier: str | None) -> tuple[str, 
         case "model":
             return "model", _short(models(ctx)[0])
         case "upstream":
-            upstream = ctx.route.targets[0].upstream if ctx.provided("route") else ""
+            upstream = ctx.route.targets[0].upstream if "route" in ctx else ""
             return "upstream", upstream
         case "ip":
             return "ip", _network(ctx.client_ip)
@@ -43,8 +46,11 @@ def _subject(limit: Limit, ctx: RequestContext, tier: str | None) -> tuple[str, 
 
 def models(ctx: RequestContext) -> tuple[str, ...]:
     """The models that may serve the request, the most wanted first: as the configuration calls them, if `routing` ran."""
-    if ctx.provided("route"):
-        return tuple(dict.fromkeys(target.public_model for target in ctx.route.targets))
+    if "route" in ctx:
+        targets = ctx.route.targets
+        if len(targets) == 1:
+            return (targets[0].public_model,)
+        return tuple(dict.fromkeys([target.public_model for target in targets]))
     return ctx.call.models or ("",)
 
 

@@ -1,7 +1,7 @@
 """The arithmetic of one limit's state, in memory. `limits.lua` does the same in Redis; one contract suite holds both.
 
 All of them are exact and take O(1) on average. `used` may exceed the limit: a correction with the real usage is a fact, and
-what is over is waited for.
+what is over is waited for. `take` gives the state after it, as that of a claim that fits.
 """
 
 from collections import deque
@@ -30,10 +30,12 @@ class FixedWindow:
         retry_us = 0 if fits else reset_us if amount <= limit.amount else -1
         return State(fits, max(0, limit.amount - used), reset_us, retry_us, self.start_us)
 
-    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> State:
         if now_us >= self.start_us + limit.window_us or not self.used:
             self.start_us, self.used = now_us, 0
         self.used += amount
+        reset_us = self.start_us + limit.window_us - now_us if self.used else 0
+        return State(True, max(0, limit.amount - self.used), reset_us, 0, self.start_us)
 
     def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
         if mark == self.start_us and now_us < self.start_us + limit.window_us:
@@ -74,12 +76,16 @@ class SlidingWindow:
             self.total -= slices.popleft()[1]
 
     def state(self, limit: Limit, amount: int, now_us: int) -> State:
-        self._expire(limit, now_us)
         slices = self.slices
-        fits = self.total + max(amount, 1) <= limit.amount
-        reset_us = slices[-1][2] + limit.window_us - now_us if slices else 0
+        if slices and slices[0][2] + limit.window_us <= now_us:
+            self._expire(limit, now_us)
+        left = limit.amount - self.total
+        fits = left >= (amount or 1)
         retry_us = 0 if fits else self._retry_us(limit, amount, now_us)
-        return State(fits, max(0, limit.amount - self.total), reset_us, retry_us, slices[-1][0] if slices else 0)
+        if not slices:
+            return State(fits, left if left > 0 else 0, 0, retry_us, 0)
+        index, _, last_us = slices[-1]
+        return State(fits, left if left > 0 else 0, last_us + limit.window_us - now_us, retry_us, index)
 
     def _retry_us(self, limit: Limit, amount: int, now_us: int) -> int:
         excess = self.total + max(amount, 1) - limit.amount
@@ -89,16 +95,19 @@ class SlidingWindow:
                 return last_us + limit.window_us - now_us
         return -1
 
-    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> State:
         if not amount:
-            return
+            return self.state(limit, 0, now_us)
+        slices = self.slices
         index = now_us * SLICES // limit.window_us
-        if self.slices and self.slices[-1][0] == index:
-            self.slices[-1][1] += amount
-            self.slices[-1][2] = now_us
+        newest = slices[-1] if slices else None
+        if newest is not None and newest[0] == index:
+            newest[1] += amount
+            newest[2] = now_us
         else:
-            self.slices.append([index, amount, now_us])
-        self.total += amount
+            slices.append([index, amount, now_us])
+        self.total = total = self.total + amount
+        return State(True, limit.amount - total if total < limit.amount else 0, limit.window_us, 0, index)
 
     def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
         self._expire(limit, now_us)
@@ -153,8 +162,10 @@ class TokenBucket:
         retry_us = 0 if fits else need_us - room_us if amount <= limit.burst else -1
         return State(fits, max(0, room_us * limit.amount // limit.window_us), behind_us, retry_us, 0)
 
-    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> State:
         self.full_us = max(self.full_us, now_us) + _refill_us(limit, amount)
+        after = self.state(limit, 0, now_us)
+        return State(True, after.remaining, after.reset_us, 0, 0)
 
     def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
         if delta >= 0:
@@ -192,8 +203,9 @@ class Slots:
         fits = used + max(amount, 1) <= limit.amount
         return State(fits, max(0, limit.amount - used), 0, 0 if fits else SLOT_RETRY_US, 0)
 
-    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> None:
+    def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> State:
         self.leases.add(lease)
+        return State(True, max(0, limit.amount - len(self.leases)), 0, 0, lease)
 
     def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
         if delta < 0:
