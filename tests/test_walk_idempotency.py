@@ -341,7 +341,7 @@ def test_f29_any_interleaving_charges_a_name_once(upstream: Scripted, gateway: R
                     continue
                 response = await request
                 seen.append(response.status_code)
-                assert response.status_code in (200, 409, 422, 502), response.text
+                assert response.status_code in (200, 409, 422, 502, 503), response.text  # 503: a machine too busy
                 if response.status_code == 200:
                     answered[name].add((response.content, response.headers["x-generation-id"]))
 

@@ -30,9 +30,8 @@ from xrouter.errors import Conflict, StoreUnavailable, Unprocessable
 from xrouter.ledger.ledger import Ledger
 from xrouter.ledger.operations import Settlement
 from xrouter.secret import Secret
-from xrouter.store import idempotent_requests as claims
 from xrouter.store.engine import reason
-from xrouter.store.idempotent_requests import Claim, Taken
+from xrouter.store.idempotent_requests import Claim, Claims, Taken
 from xrouter.world import World
 
 _log = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class IdempotentRequests:
     """Of one process and configuration. `aclose()` ends what is still being tried."""
 
     def __init__(self, engine: AsyncEngine, ledger: Ledger, world: World) -> None:
-        self._engine = engine
+        self._claims = Claims(engine)
         self._ledger = ledger
         self._world = world
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,6 +61,7 @@ class IdempotentRequests:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._claims.aclose()
 
     def claim(self, owner: str, name: str, request: bytes, generation_id: str) -> Claim:
         """What is to be taken. `request`: all that makes another request another one."""
@@ -88,7 +88,7 @@ class IdempotentRequests:
 
     async def _take(self, claim: Claim, void: Callable[[str], Settlement]) -> str | None:
         for _ in range(_LOOKS):
-            taken = await self._reach(claims.take(self._engine, claim))
+            taken = await self._reach(self._claims.take(claim))
             if taken is None:
                 return None
             if taken.request_digest != claim.request_digest:
@@ -120,7 +120,7 @@ class IdempotentRequests:
     async def _keep(self, claim: Claim, answer: KeptAnswer, credential: Secret, name: str) -> None:
         sealed = await asyncio.to_thread(_seal, answer, credential, name)
         try:
-            await claims.keep_answer(self._engine, claim, sealed)
+            await self._claims.keep_answer(claim, sealed)
         except _STORE_ERRORS as error:
             _log.warning("the answer of %s is not kept: %s", claim.generation_id, reason(error))
 
@@ -136,10 +136,10 @@ class IdempotentRequests:
         """One try. With `void` the generation is settled for nothing first, unless it is settled already."""
         try:
             if void is None:
-                await claims.give_up(self._engine, claim)
+                await self._claims.give_up(claim)
             else:
                 await self._ledger.settle(void, delivered=False)
-                await claims.give_up_if_free(self._engine, claim)
+                await self._claims.give_up_if_free(claim)
         except (*_STORE_ERRORS, StoreUnavailable) as error:
             _log.warning("a claim of %s is given up later: %s", claim.generation_id, type(error).__name__)
             return False

@@ -5,16 +5,18 @@ settled once, so whatever its process still does, it charges nothing. `xrouter.l
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import delete, exists, insert, select, update
+from sqlalchemy import Executable, delete, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from xrouter.store.batches import Batches, Work
 from xrouter.store.engine import writing
 from xrouter.store.idempotency import LIFETIME_US
 from xrouter.store.schema import generations, holders
 from xrouter.store.schema import idempotent_requests as table
 
+_T = TypeVar("_T")
 _AT_ONCE: Final = 200  # rows that are dropped in one transaction
 
 
@@ -42,37 +44,59 @@ class Taken:
     holder_lives: bool
 
 
-async def take(engine: AsyncEngine, wanted: Claim) -> Taken | None:
-    """Take the claim: None. Or whoever has it. It is free once its generation is settled for nothing, and after a day."""
-    async with writing(engine, turn=_turn(wanted)) as connection:
-        found = await _find(connection, wanted)
-        if isinstance(found, Taken):
-            return found
-        if found:
-            await connection.execute(delete(table).where(_named(wanted)))
-        await connection.execute(insert(table).values({name: getattr(wanted, name) for name in Claim.__slots__}))
-        return None
+class Claims:
+    """The claims of one store. Raises what the database raises."""
 
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._batches = Batches(engine) if engine.dialect.name == "sqlite" else None
 
-async def keep_answer(engine: AsyncEngine, claim: Claim, sealed: str) -> None:
-    """The answer to give to whoever asks again."""
-    async with writing(engine, turn=_turn(claim)) as connection:
-        await connection.execute(update(table).where(_held(claim)).values(sealed=sealed))
+    async def aclose(self) -> None:
+        if self._batches is not None:
+            await self._batches.aclose()
 
+    async def take(self, wanted: Claim) -> Taken | None:
+        """Take the claim: None. Or whoever has it. It is free once its generation is settled for nothing, or after a day."""
 
-async def give_up(engine: AsyncEngine, claim: Claim) -> None:
-    """Forget a claim whose generation is certain to be charged nothing."""
-    async with writing(engine, turn=_turn(claim)) as connection:
-        await connection.execute(delete(table).where(_held(claim)))
+        async def work(connection: AsyncConnection) -> Taken | None:
+            found = await _find(connection, wanted)
+            if isinstance(found, Taken):
+                return found
+            if found:
+                await connection.execute(delete(table).where(_named(wanted)))
+            await connection.execute(insert(table).values({name: getattr(wanted, name) for name in Claim.__slots__}))
+            return None
 
+        return await self._write(wanted, work)
 
-async def give_up_if_free(engine: AsyncEngine, claim: Claim) -> None:
-    """Forget a claim if its generation has been settled for nothing."""
-    free = exists().where(
-        generations.c.id == claim.generation_id, generations.c.charged_nano == 0, generations.c.outcome != "complete"
-    )
-    async with writing(engine, turn=_turn(claim)) as connection:
-        await connection.execute(delete(table).where(_held(claim), free))
+    async def keep_answer(self, claim: Claim, sealed: str) -> None:
+        """The answer to give to whoever asks again."""
+        await self._execute(claim, update(table).where(_held(claim)).values(sealed=sealed))
+
+    async def give_up(self, claim: Claim) -> None:
+        """Forget a claim whose generation is certain to be charged nothing."""
+        await self._execute(claim, delete(table).where(_held(claim)))
+
+    async def give_up_if_free(self, claim: Claim) -> None:
+        """Forget a claim if its generation has been settled for nothing."""
+        free = exists().where(
+            generations.c.id == claim.generation_id,
+            generations.c.charged_nano == 0,
+            generations.c.outcome != "complete",
+        )
+        await self._execute(claim, delete(table).where(_held(claim), free))
+
+    async def _execute(self, claim: Claim, statement: Executable) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(statement)
+
+        await self._write(claim, work)
+
+    async def _write(self, claim: Claim, work: Work[_T]) -> _T:
+        if self._batches is not None:
+            return await self._batches.run(work)
+        async with writing(self._engine, turn=_turn(claim)) as connection:
+            return await work(connection)
 
 
 async def drop_old(engine: AsyncEngine, now_us: int) -> int:
