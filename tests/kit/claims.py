@@ -1,5 +1,6 @@
 """One request under an Idempotency-Key as the filter makes it, without the HTTP around it: claim, hold, settle, keep."""
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,6 +39,7 @@ async def request(
     owner: str = KEY,
     fails: bool = False,
     keeps: bool = True,
+    upstream_s: float = 0.0,
 ) -> Ended:
     """`fails`: the upstream does, and nothing is charged. `keeps`: a whole answer; otherwise a stream, which is not kept."""
     claim = requests.claim(owner, name, b"body", generation_id)
@@ -51,6 +53,7 @@ async def request(
     charged = False
     try:
         await ledger.hold(generation_id, ACCOUNT, KEY, wanted_nano=2 * COST, least_nano=2 * COST)
+        await asyncio.sleep(upstream_s)
         if fails:
             failed = replace(settlement(generation_id, None), outcome="upstream_error", rule="nothing_generated")
             await ledger.settle(failed, delivered=False)

@@ -7,12 +7,13 @@ settle then comes late.
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kit.claims import COST, Ended, request
 from kit.keys import HandWorld
-from kit.money import KEY, Money, grant, money
+from kit.money import Money, grant, money
 
 from xrouter import ids
 from xrouter.errors import StoreUnavailable, XRouterError
@@ -42,7 +43,7 @@ class Walk:
 
     async def begin_process(self) -> None:
         ledger = open_ledger(self.books.engine, self.world, lease_s=LEASE_S)
-        await ledger.renew()
+        await insist(ledger.renew)
         self.running.append((ledger, IdempotentRequests(self.books.engine, ledger, self.world)))
 
     async def one(self) -> None:
@@ -53,8 +54,9 @@ class Walk:
         self.names[generation_id] = name
         ledger, requests = chance.choice(self.running)
         work = request(
-            requests, ledger, generation_id, name, owner=KEY, fails=chance.random() < 0.3, keeps=chance.random() < 0.7
-        )
+            requests, ledger, generation_id, name, fails=chance.random() < 0.3, keeps=chance.random() < 0.7,
+            upstream_s=chance.random() * 0.02,
+        )  # fmt: skip
         task = asyncio.create_task(work)
         if chance.random() < 0.25:
             for _ in range(chance.randrange(60)):
@@ -66,7 +68,7 @@ class Walk:
         except asyncio.CancelledError:
             self.ends["cancelled"] += 1
             return
-        except (XRouterError, StoreUnavailable):  # its process was taken for dead between its claim and its hold
+        except XRouterError:  # its process was taken for dead between its claim and its hold
             self.ends["refused"] += 1
             return
         self.ends[ended.kind] += 1
@@ -80,9 +82,9 @@ class Walk:
         self.gone.append(self.running.pop(self.chance.randrange(len(self.running))))
         self.world.advance(LEASE_S + 1)
         for ledger, _ in self.running:
-            await ledger.renew()
-        await self.books.ledger.renew()
-        await self.books.ledger.expire()
+            await insist(ledger.renew)
+        await insist(self.books.ledger.renew)
+        await insist(self.books.ledger.expire)
         await self.begin_process()
 
     async def end(self) -> None:
@@ -91,8 +93,8 @@ class Walk:
             await requests.aclose()
             await ledger.aclose()
         self.world.advance(LEASE_S + 1)
-        await self.books.ledger.renew()
-        await self.books.ledger.expire()
+        await insist(self.books.ledger.renew)
+        await insist(self.books.ledger.expire)
 
     def check(self) -> None:
         charged = self.books.rows("SELECT generation_id FROM entries WHERE kind IN ('charge', 'overrun')")
@@ -103,23 +105,35 @@ class Walk:
         assert self.books.rows("SELECT count(*) FROM holds WHERE state = 'open'") == [(0,)]
 
 
+async def insist(work: Callable[[], Awaitable[object]]) -> None:
+    """On a machine that is busy the store may be waited for in vain."""
+    while True:
+        try:
+            await work()
+        except StoreUnavailable:
+            continue
+        return
+
+
 async def walk(folder: Path, seed: int, requests: int) -> Counter[str]:
     """So many requests. Raises AssertionError if a name is charged twice; the ledger is proven at the end."""
     world = HandWorld()
     async with money(folder, world, lease_s=LEASE_S, start=False, name=f"claims-{seed}.db") as books:
-        await books.ledger.renew()
+        await insist(books.ledger.renew)
         await books.ledger.transfer(grant(_CREDITS))
         this = Walk(random.Random(seed), world, books)
         for _ in range(3):
             await this.begin_process()
-        left = requests
-        while left > 0:
-            round_ = [asyncio.create_task(this.one()) for _ in range(min(left, _AT_ONCE))]
-            if this.chance.random() < 0.1:
-                await asyncio.sleep(this.chance.random() * 0.01)
+        pending: set[asyncio.Task[None]] = set()
+        for _ in range(requests):
+            pending.add(asyncio.create_task(this.one()))
+            if len(pending) == _AT_ONCE:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+            if this.chance.random() < 0.02:
                 await this.a_process_is_taken_for_dead()
-            await asyncio.gather(*round_)
-            left -= len(round_)
+        await asyncio.gather(*pending)
         await this.end()
         this.check()
         account = await books.account()
