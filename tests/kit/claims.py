@@ -1,10 +1,11 @@
 """One request under an Idempotency-Key as the filter makes it, without the HTTP around it: claim, hold, settle, keep."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from kit.money import ACCOUNT, KEY, settlement
+from msgspec.structs import replace
 
 from xrouter.errors import Conflict
 from xrouter.ledger.idempotent import IdempotentRequests, KeptAnswer
