@@ -39,8 +39,6 @@ async def main(store: str, crash_at: int) -> None:
     ledger = Ledger(books, world, lease_s=60)
     await ledger.start()
     requests = IdempotentRequests(engine, ledger, world)
-        asyncio.sleep(0)
-    )  # statements of a sweep between ours would move the crash points
     event.listen(engine.sync_engine, "before_cursor_execute", lambda *call: crash(call[2]))
     event.listen(engine.sync_engine, "commit", lambda connection: crash("COMMIT"))
     crash.left = crash_at
