@@ -181,8 +181,10 @@ def test_the_command_asks_the_gateway_or_answers_by_itself(sandbox: Sandbox, tmp
     assert alone.stdout.startswith("chat: goes to local: sandbox-large (local/large)\n")
     assert "5 of 5 requests left per key, takes 1" in alone.stdout
     assert key not in alone.stdout
-    body.write_text(body.read_text()[:-1] + ', "provider": {"ignore": ["local"]}}')
-    assert "\n  -  local: sandbox-large (local/large), left out by provider.ignore\n" in command(environ, *ask).stdout
+    body.write_text(body.read_text()[:-1] + ', "models": ["no/such"], "provider": {"ignore": ["local"]}}')
+    left_out = command(environ, *ask).stdout
+    assert "\n  -  local: sandbox-large (local/large), left out by provider.ignore\n" in left_out
+    assert "\n  -  There is no model 'no/such'\n" in left_out
     body.write_text('{"model": "local/large", "messages": [{"role": "user", "content": "Hi"}]}')
 
     with serving(config, environ) as gateway:

@@ -170,6 +170,7 @@ def _told(ctx: RequestContext, seen: Seen, refused: XRouterError | None) -> Expl
         hold=_hold(ctx, seen),
         candidates=[_candidate(target, found) for target in found.ordered],
         left_out=[LeftOut(out.upstream, out.model, out.public_model, why.value) for out, why in found.left_out],
+        passed_over=[refusal.message for refusal in found.refusals],
         shadows=[_candidate(target, found) for target in found.shadows],
     )
 

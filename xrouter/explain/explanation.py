@@ -63,7 +63,10 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """`refused` is None for a request that would be sent to the first of `candidates`."""
+    """`refused` is None for a request that would be sent to the first of `candidates`.
+
+    `passed_over`: why models that were asked for have no candidates, in the words of the error that each alone would be.
+    """
 
     endpoint: str
     refused: Refusal | None
@@ -74,6 +77,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     hold: HoldSize | None
     candidates: list[Candidate]
     left_out: list[LeftOut]
+    passed_over: list[str]
     shadows: list[Candidate]
 
 
@@ -106,6 +110,7 @@ def _lines(told: Explanation) -> Iterator[str]:
         for place, candidate in enumerate(told.candidates, 1):
             yield f"  {place}. {_place(candidate)}" + (", left alone for its failures" if candidate.left_alone else "")
         yield from (f"  -  {_place(out)}, left out by {out.reason}" for out in told.left_out)
+        yield from (f"  -  {reason}" for reason in told.passed_over)
         yield from (f"  copy to {_place(shadow)}" for shadow in told.shadows)
 
 
