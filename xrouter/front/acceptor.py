@@ -17,6 +17,8 @@ class Acceptor:
     __slots__ = ("_listeners", "_processes", "_tasks")
 
     def __init__(self, listeners: Sequence[socket.socket] = (), processes: int = 1) -> None:
+        for listener in listeners:
+            listener.setblocking(False)
         self._listeners = listeners
         self._processes = processes
         self._tasks: set[asyncio.Task[object]] = set()
