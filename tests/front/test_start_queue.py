@@ -225,11 +225,11 @@ def test_who_was_shed_is_heard_again_little_by_little() -> None:
     asked = 100 * STARTS_A_TURN
     bench.ask("noisy", asked)
     before, unheard = bench.heard, bench.unheard
-    assert unheard > 90 * STARTS_A_TURN
+    assert unheard > 80 * STARTS_A_TURN
     while bench.unheard:
         begun, heard = len(bench.started), bench.heard
         bench.turn()
-        assert bench.heard - heard <= 3 * STARTS_A_TURN
+        assert bench.heard - heard <= 8 * STARTS_A_TURN
         assert not bench.queue.waiting or len(bench.started) - begun == STARTS_A_TURN
     assert bench.heard - before == unheard
     bench.settle()
@@ -244,4 +244,4 @@ def test_slow_requests_begin_in_smaller_numbers() -> None:
     assert bench.started_now == 5
     while bench.queue.waiting:
         bench.turn(took_s=0.0005 * bench.started_now)
-    assert bench.queue.clients_a_turn == 3 * STARTS_A_TURN
+    assert bench.queue.clients_a_turn == 8 * STARTS_A_TURN

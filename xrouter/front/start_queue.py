@@ -12,7 +12,7 @@ may change: one that is found to have waited for all of `queue_s` when its turn 
 since its client may have given up. Either takes the same few steps however long the queue is.
 
 Some clients ask again at once, and however many do, they are to cost only a part of each turn. So where more are shed in a
-turn than three for each request that may begin, the others are not read from until the loop has time for them, in their
+turn than eight for each request that may begin, the others are not read from until the loop has time for them, in their
 order.
 """
 
@@ -28,7 +28,7 @@ Reason = Literal["wait", "expired"]
 
 STARTS_A_TURN: Final = 16  # the most that begin in one turn of the loop,
 TURN_S: Final = 0.02  # and fewer where turns would take longer
-_CLIENTS_A_START: Final = 3
+_CLIENTS_A_START: Final = 8
 _SMOOTHING: Final = 0.1  # share of the newest turn in the pace
 _DATA_PLANE: Final = ("/v1/", "/api/v1/")
 
