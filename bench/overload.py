@@ -51,11 +51,13 @@ def opened(server: Server, crowd: Crowd, others: list[Crowd], seconds: float) ->
 
 def latency(crowd: Crowd) -> Row:
     answers = crowd.answers
-    return {
+    row = {
         "p50 ms": answers.ms(0.5), "p99 ms": answers.ms(0.99), "answered 503": answers.statuses.get(503, 0) / crowd.sent,
-        "lost": answers.lost / crowd.sent, "503 p50 ms": quantile(crowd.shed_s, 0.5) * 1000,
-        "503 p99 ms": quantile(crowd.shed_s, 0.99) * 1000,
+        "lost": answers.lost / crowd.sent,
     }  # fmt: skip
+    if crowd.shed_s:
+        row |= {"503 p50 ms": quantile(crowd.shed_s, 0.5) * 1000, "503 p99 ms": quantile(crowd.shed_s, 0.99) * 1000}
+    return row
 
 
 def capacity_clock(server: Server) -> Callable[[], float]:
