@@ -237,6 +237,7 @@ class Relay:
             while events:
                 if data := self.answer.take(events):
                     await self.answer.send(data, events)
+                    data = b""  # a stream that is silent now keeps nothing of its last bytes
                 if call.ended:
                     break
                 events = await call.events()
