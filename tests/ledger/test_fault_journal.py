@@ -55,6 +55,32 @@ async def test_f13_what_is_journaled_while_the_store_comes_back_makes_nothing_be
     assert len(list(folder.glob("*.settlements"))) == 1  # with what was added in the second round
 
 
+async def test_f41_a_file_that_was_set_aside_takes_no_newer_one_with_it(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Another process has opened the file before it was set aside, and locks it afterwards.
+
+    Fails where the next file has the same name: it is removed with what was added meanwhile.
+    """
+    folder = tmp_path_factory.mktemp("journal")
+    mine, other = Journal(folder, "mine"), Journal(folder, "other")
+
+    async def keep(one: Settlement) -> None:
+        """The store has it."""
+
+    await mine.add(settlement("g1", 1_000))
+    (path,) = folder.glob("*.settlements")
+    mine._files()
+    await mine.add(settlement("g2", 1_000))
+    page = other._read(path)
+    assert page is not None
+    assert [one.generation_id for one in page.settlements] == ["g1"]
+    other._put_away(page, True)
+    assert await mine.recover(keep) == 1
+    await mine.aclose()
+    await other.aclose()
+
+
 async def test_f13_a_long_outage_s_settlements_go_in_batches(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Fails where each waits for the one before: a hundred commits."""
     folder = tmp_path_factory.mktemp("journal")

@@ -46,6 +46,7 @@ class Journal:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
+        self._name = name
         self._path = folder / f"{name}{_SUFFIX}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._descriptor: int | None = None
@@ -103,8 +104,9 @@ class Journal:
     def _files(self) -> list[Path]:
         """Those that nobody writes to, as far as their names tell."""
         if self._descriptor is not None and self._size:
-            self._path.rename(self._path.with_name(f"{self._path.stem}-{next(self._asides)}{_SUFFIX}"))
             self._let_go()
+            # Another name: who has found the old one and gets its lock only now must find the old file there.
+            self._path = self._folder / f"{self._name}-{next(self._asides)}{_SUFFIX}"
         return sorted(path for path in self._folder.glob(f"*{_SUFFIX}") if path != self._path)
 
     def _read(self, path: Path) -> _Page | None:
