@@ -55,7 +55,7 @@ class Walk:
         ledger, requests = chance.choice(self.running)
         work = request(
             requests, ledger, generation_id, name, fails=chance.random() < 0.3, keeps=chance.random() < 0.7,
-            upstream_s=chance.random() * 0.02,
+            upstream_s=0.4 * chance.random() ** 3,
         )  # fmt: skip
         task = asyncio.create_task(work)
         if chance.random() < 0.25:
