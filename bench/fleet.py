@@ -278,7 +278,9 @@ def open_holds(fleet: Fleet) -> list[str]:
 def not_charged(fleet: Fleet, told: Told) -> list[str]:
     """Those of which a client has the last byte and which are not charged once, with their price."""
     charged: dict[str, list[int]] = {}
-    for one, nano in stores.rows(fleet.store, "SELECT generation_id, amount_nano FROM entries WHERE kind = 'charge'"):
+    for one, nano in stores.rows(
+        fleet.store, "SELECT generation_id, amount_nano FROM entries WHERE kind IN ('charge', 'overrun')"
+    ):
         charged.setdefault(one, []).append(nano)
     return [
         f"{one} is charged {charged.get(one)}"

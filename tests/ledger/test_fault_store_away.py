@@ -10,6 +10,7 @@ from kit.money import ACCOUNT, KEY, grant, money, settlement
 
 from xrouter.errors import StoreUnavailable
 from xrouter.ledger.opening import open_ledger
+from xrouter.ledger.operations import ReleaseHold
 
 
 async def test_f13_an_outage_longer_than_a_lease_expires_no_living_hold(
@@ -45,3 +46,17 @@ async def test_f13_an_outage_longer_than_a_lease_expires_no_living_hold(
         await other.settle(settlement("g1", 1_000), delivered=True)
         assert (await books.account()).balance_nano == 9_000
         await other.aclose()
+
+
+async def test_f13_what_an_outage_has_put_off_is_done_in_batches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fails where each waits for the one before: with a thousand the sweeper renews no lease, and living holds expire."""
+    async with money(tmp_path_factory.mktemp("away"), HandWorld()) as books:
+        await books.ledger.transfer(grant(1_000_000))
+        for number in range(200):
+            await books.hold(f"g{number}", 1_000)
+            books.ledger._put_off.append(ReleaseHold(f"g{number}"))
+        batches = books.ledger.batches
+        await books.ledger.catch_up()
+        assert books.ledger.batches - batches <= 2
+        assert set((await books.holds()).values()) == {"released"}
+        assert not books.ledger._put_off

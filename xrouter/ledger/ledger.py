@@ -181,10 +181,18 @@ class Ledger:
         await asyncio.shield(self._own(self._release(generation_id)))
 
     async def catch_up(self) -> None:
-        """Do what was put off while the store failed. Raises StoreUnavailable if it still does."""
+        """Do what was put off while the store failed. Raises StoreUnavailable if it still does.
+
+        All at once, in batches: one after the other, an outage's many would keep the sweeper from renewing the lease.
+        """
         while self._put_off:
-            await self._submit(self._put_off[0])
-            self._put_off.popleft()
+            operations = list(self._put_off)
+            self._put_off.clear()
+            try:
+                await asyncio.gather(*map(self._submit, operations))
+            except BaseException:
+                self._put_off.extendleft(reversed(operations))  # doing one again does nothing more
+                raise
 
     async def transfer(self, transfer: Transfer) -> Balance:
         """Grant, adjust or refund. Raises BadRequest, NotFound and StoreUnavailable."""
