@@ -2,7 +2,11 @@ import pytest
 from kit.keys import HandWorld
 from kit.money import COSTLY, Money, grant, settlement
 
-VIEWS = ["v_accounts", "v_entries", "v_holds", "v_generations", "v_prices", "v_key_usage", "v_usage"]
+from xrouter.auth.issue import issue
+from xrouter.store.key import NewKey
+from xrouter.store.keys import KeyStore
+
+VIEWS = ["v_accounts", "v_entries", "v_holds", "v_generations", "v_prices", "v_key_usage", "v_usage", "v_keys"]
 
 
 @pytest.mark.sqlite_only
@@ -32,8 +36,21 @@ async def test_views_show_times_and_credits(books: Money, world: HandWorld) -> N
     assert books.rows("SELECT state, closed_at FROM v_holds") == [("settled", "2027-01-15T08:00:00Z")]
 
 
+@pytest.mark.sqlite_only
+async def test_the_view_of_keys_has_limits_as_credits_and_no_limit_as_null(books: Money, world: HandWorld) -> None:
+    store = KeyStore(books.engine, world)
+    capped = (await issue(store, NewKey(name="capped", limit_nano=1_500_000_000, limit_reset="daily"))).key
+    await issue(store, NewKey(name="free"))
+    assert books.rows("SELECT name, limit_credits, limit_reset, created_at, revoked_at FROM v_keys ORDER BY name") == [
+        ("capped", "1.500000000", "daily", "2027-01-15T08:00:00Z", None),
+        ("free", None, None, "2027-01-15T08:00:00Z", None),
+    ]
+    assert books.rows("SELECT hash FROM v_keys WHERE name = 'capped'") == [(capped.hash,)]
+
+
 @pytest.mark.parametrize("view", VIEWS)
-async def test_views_are_read_only(books: Money, view: str) -> None:
+async def test_views_are_read_only(books: Money, world: HandWorld, view: str) -> None:
+    await issue(KeyStore(books.engine, world), NewKey(name="n"))
     await books.ledger.transfer(grant(10_000))
     await books.ledger.settle(settlement("g1", 4_000), delivered=True)
     await books.hold("g2", 1_000)

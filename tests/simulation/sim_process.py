@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from simulation.sim_client import Request
@@ -29,7 +30,9 @@ class QuietLog:
 
 
 class _Unused:
-    """In the place of the store of keys and of the limits: no filter of the simulated chains asks them."""
+    """In the place of the store of keys and of the limits: no filter of the simulated chains asks more than their kind."""
+
+    dialect = SimpleNamespace(name="none")
 
 
 class Process:

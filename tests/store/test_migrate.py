@@ -26,7 +26,7 @@ async def test_the_migrations_build_the_schema(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
     async with writing(engine) as connection:
-        await connection.execute(text("ALTER TABLE api_keys DROP COLUMN models"))
+        await connection.execute(text("ALTER TABLE revisions RENAME COLUMN value TO amount"))
         assert await connection.run_sync(differences) != []  # the comparison does compare
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import Script
 
-NEWEST: Final = "0006"  # the version of the schema that this program needs; the last one of migrations/versions
+NEWEST: Final = "0007"  # the version of the schema that this program needs; the last one of migrations/versions
 _OLDEST: Final = "oldest_schema"  # the row of `revisions`; it is there only while older programs may go on
 _UPGRADES: Final = 0x78726F75746572  # "xrouter": their turn, apart from that of other writers, who need not wait
 _WAL_ATTEMPTS: Final = 200
