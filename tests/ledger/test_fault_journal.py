@@ -1,5 +1,6 @@
 """F41: two processes at one dead process's journal."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -94,3 +95,34 @@ async def test_f13_a_long_outage_s_settlements_go_in_batches(tmp_path_factory: p
         assert await books.ledger.recover_journals() == 100
         assert books.ledger.batches - batches <= 2
         assert (await books.account()).balance_nano == 900_000
+
+
+async def test_f41_a_file_that_is_just_being_made_is_nobody_elses(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where a file has its name before it is locked: another process removes it, with what is written next."""
+    folder = tmp_path_factory.mktemp("journal")
+    journal, other = Journal(folder, "mine"), Journal(folder, "other")
+    lock = fcntl.flock
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        """Between the making of the file and its lock the other process looks for what the dead have left."""
+        monkeypatch.setattr(fcntl, "flock", lock)
+        for path in other._files():
+            page = other._read(path)
+            assert page is not None
+            other._put_away(page, settled=True)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    await journal.add(settlement("g1", 1_000))
+    settled: list[str] = []
+
+    async def settle(one: Settlement) -> None:
+        settled.append(one.generation_id)
+
+    assert await journal.recover(settle) == 1
+    assert settled == ["g1"]
+    await journal.aclose()
+    await other.aclose()
+    assert list(folder.iterdir()) == []

@@ -90,8 +90,7 @@ class Journal:
 
     def _append(self, line: bytes) -> None:
         if self._descriptor is None:
-            self._descriptor = self._open(self._path, os.O_CREAT)
-            _sync_folder(self._folder)
+            self._descriptor = self._create()
         try:
             if os.write(self._descriptor, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -100,6 +99,18 @@ class Journal:
             os.ftruncate(self._descriptor, self._size)  # a half line would spoil the one after it
             raise
         self._size += len(line)
+
+    def _create(self) -> int:
+        """Our file, which has its name only once it is locked: others would take it for a dead process's, and remove it."""
+        nameless = self._path.with_suffix(".new")
+        descriptor = self._open(nameless, os.O_CREAT)
+        try:
+            nameless.rename(self._path)
+            _sync_folder(self._folder)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def _files(self) -> list[Path]:
         """Those that nobody writes to, as far as their names tell."""
