@@ -67,3 +67,20 @@ def test_a_loop_that_is_gone_does_not_end_the_thread() -> None:
 
     assert asyncio.run(ask()) == 3
     worker.close()
+
+
+async def test_a_thread_that_cannot_be_made_is_made_for_the_next_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where a thread that never began counts as one: the next job then waits for ever."""
+    worker = Worker("jobs")
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="new thread"):
+        await worker.run(lambda: 1)
+    async with asyncio.timeout(5):
+        assert await worker.run(lambda: 2) == 2
+    worker.close()

@@ -116,8 +116,8 @@ class Ledger:
         try:
             await self.recover_journals()
             await self.catch_up()
-        except StoreUnavailable as error:
-            _log.error("the store failed to the end; the journal keeps what was settled: %s", error.detail)
+        except XRouterError as error:
+            _log.error("not all could be settled to the end; the journal keeps it: %s", error.detail or error)
         if self._journal is not None:
             await self._journal.aclose()
         await self._books.aclose()

@@ -31,10 +31,13 @@ class Worker:
             future.set_exception(RuntimeError(f"the thread {self._name} has ended"))
             return future
         if self._thread is None:
-            self._thread = Thread(
-                target=self._run, name=self._name, daemon=True
-            )  # a disk that hangs keeps nobody from exit
-            self._thread.start()
+            thread = Thread(target=self._run, name=self._name, daemon=True)  # a disk that hangs keeps nobody from exit
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread for us now; the next job tries again
+                future.set_exception(error)
+                return future
+            self._thread = thread
         self._jobs.put((future, work, arguments))
         return future
 
