@@ -78,6 +78,16 @@ def load_on(gateway: RunningGateway) -> Iterator[threading.Semaphore]:
     assert failed == []
 
 
+@contextmanager
+def long_read(path: Path) -> Iterator[None]:
+    """Somebody reads one state all the while: what is committed after it stays in the write-ahead log, for no checkpoint
+    may write it over what is being read. Without this a busy gateway's checkpoints would have put it into the file."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM entries").fetchone()
+        yield
+
+
 def entries(path: Path) -> list[int]:
     return [number for (number,) in stores.rows(f"sqlite:///{path}", "SELECT id FROM entries ORDER BY id")]
 
@@ -91,7 +101,11 @@ def test_f44_a_backup_under_load_is_one_proven_state_with_all_that_was_committed
     restored = elsewhere / "restored.db"
     config = elsewhere / "restored.yaml"
     config.write_text(f"store: sqlite:///{restored}\n{CONFIG}")
-    with running_gateway(CONFIG, sandbox.environ, tmp_path) as gateway, load_on(gateway) as answers:
+    with (
+        running_gateway(CONFIG, sandbox.environ, tmp_path) as gateway,
+        long_read(tmp_path / "gateway.db"),
+        load_on(gateway) as answers,
+    ):
         for _ in range(BACKUPS):
             for _ in range(2 * CLIENTS):
                 assert answers.acquire(timeout=PATIENCE_S)
