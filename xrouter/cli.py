@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import os
+import select
 import sys
 from typing import Final, NoReturn
 
@@ -21,6 +23,7 @@ _COMMANDS: Final = (
     "db",
     "sandbox",
 )
+_SIGPIPE_EXIT: Final = 141  # 128 + SIGPIPE: what a shell tells of a program that this signal has ended
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,8 +34,29 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code is its own, 2 for a command line that cannot be read."""
-    arguments = sys.argv[1:] if argv is None else argv
+    """Run one command; the exit code is its own, 2 for a line that cannot be read, 141 if nobody reads the output."""
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            if sys.stdout is not None:  # it is None for a program that was started without one
+                sys.stdout.flush()  # here, and not at the interpreter's end, where an error could not be caught
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what is still in the buffer is flushed at the interpreter's end
+        return _SIGPIPE_EXIT
+
+
+def _nobody_reads() -> bool:
+    """Whether it is the standard output that is broken, and not a connection of the command's own."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
+def _run(arguments: list[str]) -> int:
     parser = _Parser(prog="xrouter", description="A self-hosted OpenRouter for Russian LLMs.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"xrouter {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
