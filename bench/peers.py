@@ -138,7 +138,7 @@ def running(peer: Peer) -> Iterator[Server]:
         config = Path(folder) / "config.yaml"
         config.write_text(peer.config)
         started = pinned(GATEWAY_CORE, *(part.format(config=config) for part in command))
-        with process(started, env={**os.environ, **peer.environ}, stdout=log, stderr=log) as child:
+        with process(started, env={**os.environ, **peer.environ}, cwd=folder, stdout=log, stderr=log) as child:
             wait_for(f"http://127.0.0.1:{peer.port}/", within_s=90)
             alive(child, peer.port)
             pids = (child.pid, *children(child.pid))
