@@ -142,6 +142,13 @@ def test_an_unknown_account_is_not_begun_by_an_adjustment(gateway: RunningGatewa
     assert ask(gateway, "").status_code == 400
 
 
+def test_names_that_no_database_takes_are_unknown(gateway: RunningGateway) -> None:
+    """PostgreSQL refuses a NUL in a text."""
+    assert ask(gateway, "?account=a%00b").status_code == 404
+    answer = ask(gateway, "/refund", json={"generation": "gen-\0", "reason": "x"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "generation")
+
+
 @pytest.mark.parametrize("management", [False, True])
 def test_no_key_grants(gateway: RunningGateway, management: bool) -> None:
     """Neither an inference key nor a management key: the admin token alone."""

@@ -54,7 +54,7 @@ async def show(purse: Purse, request: Request) -> dict[str, Any]:
     name = request.query_params.get("account", "")
     if not name:
         raise BadRequest("The query needs `account`, an account's name", param="account")
-    view = await purse.account(name)
+    view = await purse.account(name) if name.isprintable() else None  # PostgreSQL takes no NUL
     if view is None:
         raise NotFound(f"There is no account {name[:64]!r}", param="account")
     return _shape(view.name, view.balance_nano, view.held_nano, view.available_nano)

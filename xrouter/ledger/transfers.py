@@ -68,9 +68,10 @@ async def to_transfer(engine: AsyncEngine, wish: Wish) -> Transfer:
 
 async def _of_generation(engine: AsyncEngine, wish: Wish) -> tuple[str, int]:
     """Whose the refund is, and how much: that no more comes back than was charged is the ledger's to see."""
-    receipt = await read_receipt(engine, wish.generation_id or "", None)
+    name = wish.generation_id or ""
+    receipt = await read_receipt(engine, name, None) if name.isprintable() else None  # PostgreSQL takes no NUL
     if receipt is None:
-        raise NotFound(f"There is no generation {(wish.generation_id or '')[:64]!r}", param="generation")
+        raise NotFound(f"There is no generation {name[:64]!r}", param="generation")
     charged_nano = receipt.generation.charged_nano
     if charged_nano == 0:
         raise BadRequest("Nothing was charged for this generation", param="generation")
