@@ -5,6 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -245,3 +246,23 @@ def test_slow_requests_begin_in_smaller_numbers() -> None:
     while bench.queue.waiting:
         bench.turn(took_s=0.0005 * bench.started_now)
     assert bench.queue.clients_a_turn == 8 * STARTS_A_TURN
+
+
+@pytest.mark.parametrize("fails_in", ["start", "shed"])
+def test_a_request_that_fails_keeps_nobody_waiting(fails_in: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where the next turn is asked for only at the end of this one: whoever waits then waits for ever."""
+
+    def fail(*_: Any) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("broken")
+
+    bench = Bench()
+    bench.ask("a", STARTS_A_TURN)
+    asked = bench.ask("a", 2 * STARTS_A_TURN)
+    monkeypatch.setattr(bench, fails_in, fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        bench.turn(took_s=2.0 if fails_in == "shed" else TURN_S)
+    bench.settle()
+    assert bench.queue.waiting == 0
+    told = [one for one, _ in bench.shed_for]
+    assert [one for one in asked if one not in bench.started and one not in told] == asked[:1]

@@ -128,22 +128,21 @@ class StartQueue:
         """The loop goes round: begin the next ones."""
         begun, self._started = self._started, 0
         self._shed_now = 0
-        if not self._number and not self._unheard:
-            self._turning = False
-            return
-        if self._number:
-            self._begin(begun)
-        for _ in range(min(self.clients_a_turn, len(self._unheard))):
-            self._unheard.popleft().hear_again()
-        self._turning = bool(self._started or self._unheard)
-        if self._turning:
-            loop.call_soon(self._turn, loop)
+        try:
+            if self._number:
+                self._begin(begun)
+            for _ in range(min(self.clients_a_turn, len(self._unheard))):
+                self._unheard.popleft().hear_again()
+        finally:  # one request that fails keeps nobody else waiting for ever
+            self._turning = bool(self._started or self._number or self._unheard)
+            if self._turning:
+                loop.call_soon(self._turn, loop)
 
     def _begin(self, begun: int) -> None:
         """Begin as many as may be in this turn, where `begun` were in the last one."""
         now = self._clock()
         took_s, self._turn_at = now - self._turn_at, now
-        self._start_s += _SMOOTHING * (took_s / begun - self._start_s)
+        self._start_s += _SMOOTHING * (took_s / max(1, begun) - self._start_s)
         self._most = max(1, min(STARTS_A_TURN, int(TURN_S / self._start_s)))
         while self._number and self._started < self._most:
             self._begin_next(now)
