@@ -177,3 +177,14 @@ def test_any_sequence_fires_as_timers_of_their_own_would(loop: ManualLoop, seed:
                 loop.pass_to(loop.now + chance.uniform(0, 1))
                 assert all(deadline <= loop.now for _, deadline in fired)
                 assert all(deadline + GRAIN_S > loop.now for deadline in due.values())
+
+
+def test_a_far_deadline_is_asked_of_the_loop_once(loop: ManualLoop) -> None:
+    """Fails where each nearer one that fires has the loop's timer for the far one made again."""
+    far, near = LazyTimer(loop, lambda: None), LazyTimer(loop, lambda: None)
+    far.arm(1_000)
+    for second in range(101, 151):
+        near.arm(second)
+        loop.pass_to(second + 0.5)
+    assert loop.asked == 1 + 50
+    assert len([handle for handle in loop._scheduled if not handle.cancelled()]) == 1

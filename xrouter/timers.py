@@ -57,14 +57,15 @@ class LazyTimer:
 class _Timers:
     """Those of one loop. What is due in the same grain of time has its turn together."""
 
-    __slots__ = ("__weakref__", "_firing", "_loop", "_order", "_turns", "_wakes_for")
+    __slots__ = ("__weakref__", "_firing", "_loop", "_order", "_turns", "_wakes")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = ref(loop)  # it is the key under which this object is kept, and would never be freed
         self._turns: dict[int, dict[LazyTimer, None]] = {}  # dicts, so that timers fire in the order in which they came
         self._order: list[int] = []  # a heap of the turns
         self._firing: dict[LazyTimer, None] = {}  # of the turn that is being taken, who is still to fire
-        self._wakes_for: int | None = None  # which turn the loop is to wake us for; its own timers hold the loop, too
+        # The turns that the loop is to wake us for, the nearest last. Not its own timers, which hold the loop: see above.
+        self._wakes: list[int] = []
 
     def put(self, timer: LazyTimer, turn: int) -> None:
         together = self._turns.get(turn)
@@ -81,13 +82,12 @@ class _Timers:
     def _wake(self) -> None:
         """See to it that the first turn is taken in time."""
         first = self._order[0]
-        if self._wakes_for is None or first < self._wakes_for:
-            self._wakes_for = first
-            self._running_loop().call_at(first * GRAIN_S, self._take_turns, first)
+        if not self._wakes or first < self._wakes[-1]:
+            self._wakes.append(first)
+            self._running_loop().call_at(first * GRAIN_S, self._take_turns)
 
-    def _take_turns(self, woken_for: int) -> None:
-        if self._wakes_for == woken_for:  # else an earlier one has come since this was asked for
-            self._wakes_for = None
+    def _take_turns(self) -> None:
+        self._wakes.pop()
         loop = self._running_loop()
         now = loop.time()
         while self._order and self._order[0] * GRAIN_S <= now:
