@@ -303,8 +303,13 @@ class RequestContext(dict[str, Any]):
         self["call"]  # there has to be one
         self["call"] = call
 
+    # One request is not another with the same facts, and is one before it has any.
     __eq__ = object.__eq__
-    __hash__ = object.__hash__  # type: ignore[assignment]  # one request is not another with the same facts
+    __ne__ = object.__ne__
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def __bool__(self) -> bool:
+        return True
 
     def __missing__(self, fact: str) -> NoReturn:
         raise ContractError(f"no filter has provided `{fact}` for this request")
