@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -11,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from xrouter.auth.keyring import KeyRing
 from xrouter.catalog import Catalog
-from xrouter.chain import Chain, build_chain
+from xrouter.chain import build_chain
 from xrouter.config.settings import Settings
 from xrouter.edge import Edge
 from xrouter.errors import StoreUnavailable
@@ -25,24 +24,24 @@ from xrouter.ledger.operations import Balance
 from xrouter.ledger.transfers import Wish, to_transfer
 from xrouter.limits.open import open_limits
 from xrouter.limits.store import LimitStore
+from xrouter.observe.components import upstream_components
 from xrouter.observe.logs import LogWriter
 from xrouter.observe.metrics import CONTENT_TYPE, Metrics, ServicesCollector
 from xrouter.observe.snapshots import exposition, merge, take
 from xrouter.providers.upstreams import Upstream, UpstreamStock
 from xrouter.routing.health import Health
-from xrouter.routing.health_settings import HealthSettings
 from xrouter.routing.probes import Prober
 from xrouter.routing.shared_open import open_sharing
+from xrouter.running import Prepared, Running
 from xrouter.store.accounts import Accounts, AccountView
 from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
-from xrouter.upstream.credentials import Credentials
 from xrouter.wire import encode_json
 from xrouter.workers.fleet import FleetLink
 from xrouter.world import RealWorld, World
 
 if TYPE_CHECKING:
-    from xrouter.explain.explainer import Explainer, Question  # imported when somebody asks
+    from xrouter.explain.explainer import Question  # imported when somebody asks
     from xrouter.explain.explanation import Explanation
     from xrouter.routing.shared import SharedHealth  # imported for a Redis only
 
@@ -50,46 +49,6 @@ log = logging.getLogger("xrouter.app")
 
 _OWN_PATHS: Final = frozenset({"/metrics", "/health", "/health/live", "/health/ready"})
 _STALE_KEYS_S: Final = 15.0  # without word of revoked keys for so long, another replica serves better than this one
-
-
-@dataclass(slots=True)
-class _Running:
-    """What one loaded configuration has made. Requests that began under it end under it."""
-
-    services: Services
-    stock: UpstreamStock  # where its upstreams go back to
-    chain: Chain
-    edge: Edge
-    collector: ServicesCollector
-    health: HealthSettings
-    prober: Prober
-    explainer: "Explainer | None" = None  # made for who asks
-    requests: int = 0
-    retired: bool = False
-    closed: bool = False
-
-    async def close_if_done(self) -> None:
-        """Once it is retired and its last request has ended. A filter's failure to close keeps nothing else from it."""
-        await self.prober.aclose()
-        if not self.retired or self.requests or self.closed:
-            return
-        self.closed = True  # the request that ends last may come here too
-        try:
-            if self.explainer is not None:
-                await self.explainer.aclose()
-            await self.chain.aclose()
-        except Exception as error:  # a filter of the operator's own may fail in any way
-            log.error("a configuration that is no longer in force did not close: %s: %s", type(error).__name__, error)
-        finally:
-            await self.stock.give_back(self.services.upstreams)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A configuration that is built and started, and serves nothing yet: `Gateway.commit` it, or `Gateway.drop` it."""
-
-    settings: Settings
-    running: _Running
 
 
 class Gateway:
@@ -111,7 +70,7 @@ class Gateway:
         self._old_claims: OldClaims | None = None
         self._limits: LimitStore | None = None
         self._sharing: SharedHealth | None = None
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._prepared: set[Prepared] = set()
         self._closed = False
         self._stock = UpstreamStock(self.world)
@@ -279,7 +238,7 @@ class Gateway:
         """The front has answered a request that there are too many."""
         self.metrics.shed.labels(reason).inc()
 
-    async def _build(self, settings: Settings) -> _Running:
+    async def _build(self, settings: Settings) -> Running:
         upstreams = self._stock.take(settings.upstreams)
         try:
             return await self._build_around(upstreams, settings)
@@ -287,7 +246,7 @@ class Gateway:
             await self._stock.give_back(upstreams)
             raise
 
-    async def _build_around(self, upstreams: Mapping[str, Upstream], settings: Settings) -> _Running:
+    async def _build_around(self, upstreams: Mapping[str, Upstream], settings: Settings) -> Running:
         assert self._engine is not None
         assert self._keys is not None
         assert self._ledger is not None
@@ -313,7 +272,7 @@ class Gateway:
         prober = Prober(upstreams, services.catalog.places(), self.health, self.world, self._leads)
         edge = Edge(chain, self.world, self.log_writer, self.metrics, settings.server.trusted_proxies)
         collector = ServicesCollector(services, self.log_writer)
-        return _Running(services, self._stock, chain, edge, collector, wanted, prober)
+        return Running(services, self._stock, chain, edge, collector, wanted, prober)
 
     async def _answer_for_itself(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         """The operator's paths."""
@@ -334,7 +293,7 @@ class Gateway:
         else:
             await self._administration()(scope, receive, send)
 
-    def _leave(self, running: _Running) -> None:
+    def _leave(self, running: Running) -> None:
         """A request has ended; the last one of an old configuration closes it."""
         running.requests -= 1
         if running.retired and running.requests == 0:
@@ -378,17 +337,7 @@ class Gateway:
             "store": {"status": "ok" if store_ok else "unreachable", "lag_s": round(self._keys.lag_s, 3)},
             "serving": {"status": "draining" if self.draining else "ok"},
         }
-        open_places = self.health.open()
-        now = self.world.monotonic()
-        for name, upstream in self._running.services.upstreams.items():
-            left_alone = [model for place, model in open_places if place == name]
-            components[f"upstream:{name}"] = {
-                "status": "failing" if left_alone else "ok",
-                "models_left_alone": left_alone,
-                "calls_active": upstream.credentials.active,
-                "calls_waiting": upstream.credentials.waiting,
-                **({"credentials": _credentials(upstream.credentials, now)} if upstream.credentials.several else {}),
-            }
+        components.update(upstream_components(self._running.services.upstreams, self.health, self.world.monotonic()))
         return components
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -405,21 +354,6 @@ class Gateway:
         await receive()
         await self.aclose()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _credentials(credentials: Credentials, now: float) -> list[dict[str, Any]]:
-    """By their place in the configuration's list. `models_resting`: those that the provider denies it; `*` is all."""
-    return [
-        {
-            "index": credential.index,
-            "status": "resting" if credential.rests_for_s(now) else "ok",
-            "models_resting": credential.resting(now),
-            "rests_for_s": round(credential.rests_for_s(now), 3),
-            "calls_active": credential.caller.gate.active,
-            "calls_waiting": credential.caller.gate.waiting,
-        }
-        for credential in credentials.all
-    ]
 
 
 async def _answer_json(send: Send, status: int, body: Any) -> None:

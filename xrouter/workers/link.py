@@ -7,9 +7,10 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from xrouter.app import Gateway, Prepared
+from xrouter.app import Gateway
 from xrouter.config.load import ConfigError
 from xrouter.observe.snapshots import take
+from xrouter.running import Prepared
 from xrouter.workers import messages
 from xrouter.workers.fleet import View
 from xrouter.workers.messages import (
