@@ -121,13 +121,15 @@ def test_f19_a_storm_of_reloads_loses_no_request(upstream: Scripted, gateway: Ru
     clients = [threading.Thread(target=ask) for _ in range(3)]
     for client in clients:
         client.start()
-    for number in range(20):
-        gateway.call(gateway.app.reload(settings[number % 2]))
+    reloads = 0
+    while reloads < 20 or len(statuses) <= 20:
+        gateway.call(gateway.app.reload(settings[reloads % 2]))
+        reloads += 1
+        assert reloads < 1_000, "nobody is answered"
     stop.set()
     for client in clients:
         client.join()
     assert set(statuses) == {200}
-    assert len(statuses) > 10
     assert until(lambda: upstream.open <= 3) < 2, "one pool is left"
 
 
