@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -283,3 +284,25 @@ async def test_no_password_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_the_script_is_called_by_its_real_name(shared_redis: RedisServer) -> None:
     assert shared_redis.client().script_load(redis_link._SCRIPT) == redis_link._SHA
+
+
+async def test_a_lease_that_could_not_be_taken_is_not_taken_after_its_end(
+    redis_store: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where it is kept and sent again: nobody ends it a second time, and its place is renewed for ever."""
+    slot = claim(limit(kind="concurrency", amount=1, window_s=0))
+
+    def fail(_: object) -> asyncio.Future[Any]:
+        monkeypatch.undo()
+        failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        failed.set_exception(StoreDown("once", sent=False))
+        return failed
+
+    monkeypatch.setattr(redis_store._link, "call", fail)
+    redis_store.settle([Change(slot.limit, slot.key, "r", 0)])
+    redis_store.settle([Change(slot.limit, slot.key, "r", -1)])
+    await asyncio.sleep(0)
+    await answered(redis_store)
+    redis_store._renew()
+    assert await admitted(redis_store, [slot], "other")
+    assert list(redis_store._held) == [(slot.key, "other")]

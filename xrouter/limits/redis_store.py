@@ -132,6 +132,8 @@ class RedisStore:
         for change in changes:
             if change.age_us is not None:
                 self._missed.settle([change])
+            elif change.limit.kind == "concurrency" and not change.delta:
+                continue  # the renewals take the lease if its request is still under way, and only then
             elif not error.sent or change.delta > 0 or (change.limit.kind == "concurrency" and change.delta < 0):
                 self._kept.append(change)
         while len(self._kept) > _MOST_KEPT:
