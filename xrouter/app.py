@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("xrouter.app")
 
 _OWN_PATHS: Final = frozenset({"/metrics", "/health", "/health/live", "/health/ready"})
+_PATIENCE_S: Final = 10.0  # for a store that does not answer when the process starts
+_RETRY_S: Final = 0.25
 _STALE_KEYS_S: Final = 15.0  # without word of revoked keys for so long, another replica serves better than this one
 
 
@@ -103,7 +105,7 @@ class Gateway:
             self._administration()
         self._engine = await open_store(self.settings.store, serving=True, keep_waiting=lambda: not self.draining)
         self._keys = KeyRing(self._engine, self.world)
-        await self._keys.start()
+        await self._patiently(self._keys.start)
         self._ledger = open_ledger(
             self._engine,
             self.world,
@@ -111,7 +113,7 @@ class Gateway:
             journal=journal_of(self.settings.ledger),
             retention=retention_of(self.settings.ledger),
         )
-        await self._ledger.start()
+        await self._patiently(self._ledger.start)
         self._old_claims = OldClaims(self._engine, self.world)
         self._old_claims.start()
         self._limits = open_limits(self.settings, self.world)
@@ -124,6 +126,21 @@ class Gateway:
             self._sharing.start()
         self._running.prober.start()
         self.metrics.registry.register(self._running.collector)
+
+    async def _patiently(self, start: Callable[[], Awaitable[None]]) -> None:
+        """`start` a part that needs the store: a busy one is given some seconds, unless the process is told to stop."""
+        until = self.world.monotonic() + _PATIENCE_S
+        told = False
+        while True:
+            try:
+                return await start()
+            except StoreUnavailable as error:
+                if self.draining or self.world.monotonic() >= until:
+                    raise
+                if not told:
+                    log.warning("the store does not answer; the start goes on trying: %s", error.detail)
+                told = True
+            await self.world.sleep(_RETRY_S)
 
     async def aclose(self) -> None:
         self._closed = True

@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 from kit.gateway import RunningGateway, new_key, running_gateway
+from kit.serving import command, serving
 
 from xrouter.sandbox.running import Sandbox, running_sandbox
 
@@ -83,3 +84,32 @@ def test_f14_f16_nobody_is_told_of_a_lock_and_nobody_waits_longer_than_the_rest(
                 assert "lock" not in response.text
             assert gateway.client.get("/v1/key").status_code == 200  # who only reads waits for nobody
         assert gateway.client.post("/v1/chat/completions", json=BODY).status_code == 200
+
+
+def config_on(store: Path) -> Path:
+    config = store.with_name("xrouter.yaml")
+    config.write_text(f"server: {{port: 0}}\nstore: sqlite:///{store}\n{CONFIG}")
+    return config
+
+
+def test_a_store_that_is_busy_when_the_gateway_starts_is_waited_for(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Fails where the first refusal is the end."""
+    store = tmp_path / "busy.db"
+    new_key(f"sqlite:///{store}")
+    with ThreadPoolExecutor(1) as thread, ExitStack() as lock:
+        lock.enter_context(locked_by_another_process(store))
+        thread.submit(lambda: (time.sleep(4), lock.close()))
+        with serving(config_on(store), sandbox.environ) as running:
+            assert httpx2.get(f"{running.url}/health/ready").status_code == 200
+            assert len([text for text in running.messages() if "the start goes on trying" in text]) == 1
+            assert running.stop() == 0
+
+
+def test_a_store_that_stays_busy_ends_the_start_with_its_reason(sandbox: Sandbox, tmp_path: Path) -> None:
+    store = tmp_path / "busy.db"
+    new_key(f"sqlite:///{store}")
+    with locked_by_another_process(store):
+        ended = command(sandbox.environ, "serve", "-c", str(config_on(store)))
+    assert ended.returncode == 3  # uvicorn's way of saying so
+    assert "cannot start" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -98,10 +98,15 @@ class Ledger:
             alone = self._presence is None or self._presence.enter()
         except OSError as error:
             raise StoreUnavailable(detail=f"{error.filename}: {error.strerror}") from error
-        await self.renew()
-        await self.recover_journals()
-        if alone:
-            await self.expire()
+        try:
+            await self.renew()
+            await self.recover_journals()
+            if alone:
+                await self.expire()
+        except StoreUnavailable:
+            if self._presence is not None:
+                self._presence.leave()  # who starts it again enters again
+            raise
         self._sweeper.start(others_sweep=not alone)
 
     async def aclose(self) -> None:
