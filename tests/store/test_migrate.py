@@ -1,4 +1,5 @@
 import asyncio
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,14 @@ async def test_a_schema_from_the_future_is_refused_and_not_touched(engine: Async
         with pytest.raises(StoreError, match=r"newer version of xrouter \(schema 9999"):
             await attempt(engine)
     assert await current(engine) == "9999"
+
+
+@pytest.mark.sqlite_only
+async def test_a_sqlite_that_is_too_old_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the first batch of two would be what tells it."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+    with pytest.raises(StoreError, match=r"3\.33 or newer is needed"):
+        await open_store(f"sqlite:///{tmp_path / 'new.db'}")
 
 
 @pytest.mark.sqlite_only

@@ -11,6 +11,7 @@ Alembic is imported only where something is migrated: it would be a tenth of a r
 """
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from alembic.script import Script
 
 NEWEST: Final = "0007"  # the version of the schema that this program needs; the last one of migrations/versions
+_OLDEST_SQLITE: Final = (3, 33)  # the first with UPDATE … FROM (store/many_rows.py)
 _OLDEST: Final = "oldest_schema"  # the row of `revisions`; it is there only while older programs may go on
 _UPGRADES: Final = 0x78726F75746572  # "xrouter": their turn, apart from that of other writers, who need not wait
 _WAL_ATTEMPTS: Final = 200
@@ -50,6 +52,9 @@ async def open_store(
     """
     engine = create_engine(url)
     try:
+        if engine.dialect.name == "sqlite" and sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            wanted = ".".join(map(str, _OLDEST_SQLITE))
+            raise StoreError(f"this Python has SQLite {sqlite3.sqlite_version}; {wanted} or newer is needed")
         if serving:
             await require_sound(engine)
         if engine.dialect.name == "sqlite" and await _is_empty(engine):
