@@ -581,6 +581,25 @@ async def test_finish_drops_the_connection_if_the_end_does_not_come(
         await server.all_closed()
 
 
+async def test_no_piece_of_a_body_is_empty() -> None:
+    """Fails where an empty DATA frame of HTTP/2 is handed on: who reads takes it for the end."""
+    engine = Httpx2Engine(timeouts=QUICK)
+    async with Hostile(answering(OK)) as server:
+        response = await engine.send(post(server.url))
+        pieces = response._pieces
+
+        async def with_gaps() -> AsyncIterator[bytes]:
+            yield b""
+            async for piece in pieces:
+                yield piece
+                yield b""
+
+        response._pieces = with_gaps()
+        assert [piece async for piece in response] == [BODY]
+        await response.aclose()
+    await engine.aclose()
+
+
 # Large requests, early answers.
 
 

@@ -70,7 +70,8 @@ class UpstreamResponse(Protocol):
     status: int
     headers: Headers
 
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """The body's pieces; none is empty."""
 
     def arrived(self) -> bytes | None:
         """The next piece where it need not be waited for: b'' at the body's end, None if only iterating can tell."""

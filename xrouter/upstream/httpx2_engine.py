@@ -244,7 +244,9 @@ class Httpx2Response:
         idle_at = asyncio.get_running_loop().time() + self._engine.idle_s
         try:
             async with asyncio.timeout_at(min(idle_at, self._total_at)):
-                return await anext(self._pieces)
+                while not (piece := await anext(self._pieces)):
+                    pass  # an empty DATA frame of HTTP/2, which is not the end that an empty piece would say
+                return piece
         except TimeoutError as error:
             await self.aclose()
             limit = "idle_s" if idle_at < self._total_at else "total_s"
