@@ -15,7 +15,7 @@ import msgspec
 from xrouter.events import TextRun
 from xrouter.providers.sse import SseDecoder
 
-_TEXT: Final = re.compile(rb'"(?:content|text)": ?"((?:[^"\\]|\\.)*)"')
+_TEXT: Final = re.compile(rb'"(?:content|text)": ?"((?:[^"\\]++|\\.)*+)"')  # possessive: an eighth of the time without
 _TRIES: Final = 4  # chunks that are looked at without any being like them, before it is given up
 _SINGLES: Final = 8  # events of one read that are parsed each by itself, in case a run follows
 _FIELD: Final = b"data: "
