@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from xrouter.context import context
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
-from xrouter.limits.admission import Admission
+from xrouter.limits.admission import Admission, Terms
 from xrouter.limits.limiter import Limiter, OnStoreFailure
 from xrouter.limits.rules import LimitSettings, Rules
 
@@ -32,21 +32,19 @@ class RateLimit:
 
     def __init__(self, app: ASGIApp, config: Config, services: Services) -> None:
         settings = services.settings
-        self.app, self.config, self.catalog = app, config, services.catalog
-        self.rules = Rules(settings.tiers, config.limits)
-        if self.rules.need_estimate and not any("estimate" in entry.filter.provides for entry in settings.filters):
+        self.app, self.config = app, config
+        rules = Rules(settings.tiers, config.limits)
+        if rules.need_estimate and not any("estimate" in entry.filter.provides for entry in settings.filters):
             raise ValueError("rate_limit has limits of tokens, models or users; they need the filter token_count")
-        self.credits_left = services.ledger.credits_left
-        self.limiter = Limiter(services.limits, config.on_store_failure, settings.server.workers, services.world)
+        limiter = Limiter(services.limits, config.on_store_failure, settings.server.workers, services.world)
+        self.terms = Terms(rules, limiter, services.catalog, services.ledger.credits_left, config.assumed_output_tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
-        admission = Admission(
-            ctx, self.rules, self.limiter, self.catalog, self.credits_left, self.config.assumed_output_tokens
-        )
+        admission = Admission(ctx, self.terms)
         await admission.enter()
         try:
-            if ctx.provided("estimate"):  # token_count stands above, so it could not ask
+            if "estimate" in ctx:  # token_count stands above, so it could not ask
                 await admission.reserve()
             await self.app(scope, receive, send)
         finally:

@@ -18,6 +18,8 @@ used replaces it when the request ends. An answer longer than reserved leaves it
 for.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from msgspec.structs import replace
@@ -27,8 +29,8 @@ from xrouter.context import ContractError, RequestContext
 from xrouter.events import Usage
 from xrouter.ledger.credits_left import CreditsLeft
 from xrouter.limits.credits import dearest, from_nano
-from xrouter.limits.headers import Standing, add_headers, refusal, worst_refusal
-from xrouter.limits.limit import Claim, Kind, Limit
+from xrouter.limits.headers import add_headers, refusal, worst_refusal
+from xrouter.limits.limit import Claim, Kind, Limit, Standing
 from xrouter.limits.limiter import Limiter, Taken
 from xrouter.limits.rules import Rules
 from xrouter.limits.subject import models, state_key
@@ -36,63 +38,51 @@ from xrouter.limits.subject import models, state_key
 _ADMISSION: Final = object()  # where the admission is in ctx.stash
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all admissions of one filter go by."""
+
+    rules: Rules
+    limiter: Limiter
+    catalog: Catalog
+    credits_left: CreditsLeft
+    assumed_output_tokens: int
+
+
 class Admission:
     """Made for one request, by the filter `rate_limit`."""
 
-    __slots__ = (
-        "_assumed_output",
-        "_catalog",
-        "_credits_left",
-        "_ctx",
-        "_limiter",
-        "_rules",
-        "_standings",
-        "_taken",
-        "_tier",
-        "_tier_rules",
-        "_told",
-    )
+    __slots__ = ("_ctx", "_rules", "_standings", "_taken", "_terms", "_told")
 
-    def __init__(
-        self,
-        ctx: RequestContext,
-        rules: Rules,
-        limiter: Limiter,
-        catalog: Catalog,
-        credits_left: CreditsLeft,
-        assumed_output_tokens: int,
-    ) -> None:
-        if _ADMISSION in ctx.stash:
+    def __init__(self, ctx: RequestContext, terms: Terms) -> None:
+        if ctx.stash.setdefault(_ADMISSION, self) is not self:
             raise ContractError("rate_limit is in the chain twice")
-        ctx.stash[_ADMISSION] = self
-        self._ctx, self._rules, self._limiter, self._catalog = ctx, rules, limiter, catalog
-        self._credits_left = credits_left
-        self._assumed_output = assumed_output_tokens
-        self._tier = rules.tier(ctx.principal.tier)
-        self._tier_rules = rules.of(ctx.principal.tier)
+        self._ctx, self._terms = ctx, terms
+        self._rules = terms.rules.of(ctx.principal.tier)
         self._taken: list[Taken] = []
         self._standings: list[Standing] = []
         self._told = False
 
     async def enter(self) -> None:
         """Step 1. Raises RateLimited and StoreUnavailable."""
-        rules = self._tier_rules
-        early = [self._claim(limit, 1) for limit in rules.early]
-        if rules.exhausted:
-            early += [self._claim(limit, 0) for limit in rules.exhausted]
-        await self._admit(early)
-        if not self._tier_rules.late:
+        rules = self._rules
+        if rules.first:
+            await self._admit(self._claims(rules.first))
+        if not rules.late:
             self._admitted()
 
     async def reserve(self) -> None:
         """Step 2. Raises RateLimited, after which nothing is taken any more, and StoreUnavailable."""
-        limits = self._tier_rules.late
-        if self._tier_rules.by_model:
+        rules = self._rules
+        limits = rules.late
+        if not limits:
+            return
+        if rules.by_model:
             wanted = models(self._ctx)
-            limits = tuple([limit for limit in limits if self._rules.names(limit, wanted)])
-        await self._admit([self._claim(limit, self._amount(limit)) for limit in limits])
-        if self._tier_rules.late:
-            self._admitted()
+            limits = tuple([limit for limit in limits if self._terms.rules.names(limit, wanted)])
+        if limits:
+            await self._admit(self._claims([(limit, self._amount(limit)) for limit in limits]))
+        self._admitted()
 
     def finish(self) -> None:
         """Put the real usage in the place of the reserved one, and end the concurrency leases. Never waits."""
@@ -100,14 +90,18 @@ class Admission:
             self._tell(self._standings)
         taken, self._taken = self._taken, []
         changes = [
-            (one, delta) for one in taken if (delta := self._correction(one.claim)) or (one.mark is None and one.owed)
+            (one, delta)
+            for one in taken
+            if one.claim.limit.kind != "requests"  # it was made, however it ended
+            and ((delta := self._correction(one.claim)) or (one.mark is None and one.owed))
         ]
         if changes:
-            self._limiter.settle(changes)
+            self._terms.limiter.settle(changes)
 
     def _admitted(self) -> None:
-        self._limiter.store.counters.admitted += 1
-        self._limiter.told(self._taken)
+        limiter = self._terms.limiter
+        limiter.store.counters.admitted += 1
+        limiter.told(self._taken)
         self._tell(self._standings)
 
     def _tell(self, standings: list[Standing], refused: Standing | None = None) -> None:
@@ -115,33 +109,37 @@ class Admission:
         self._told = True
 
     async def _admit(self, claims: list[Claim]) -> None:
-        if not claims:
-            return
-        # If this is cancelled the store gives back the claims and what was taken before, so neither is held here meanwhile.
-        before, self._taken = self._taken, []
-        try:
-            answer = await self._limiter.admit(self._ctx.generation_id, claims, before)
-        except Exception:
-            self._taken = before
-            raise
-        pairs = list(zip(answer.claims, answer.decision.states, strict=True))
-        if not answer.decision.admitted:
-            refused = worst_refusal(pairs)
-            self._tell([*map(_given_back, self._standings), *pairs], refused)
+        limiter, lease = self._terms.limiter, self._ctx.generation_id
+        before = self._taken
+        answer = limiter.admit_at_once(lease, claims)
+        if answer is None:
+            # If this is cancelled the store gives back the claims and what was taken before, so neither is held here.
+            self._taken = []
+            try:
+                answer = await limiter.admit(lease, claims, before)
+            except Exception:
+                self._taken = before
+                raise
+        if not answer.admitted:
+            refused = worst_refusal(answer.standings)
+            self._tell([*map(_given_back, self._standings), *answer.standings], refused)
             raise refusal(*refused)
         self._taken = before + answer.taken if before else answer.taken
+        standings = answer.standings
         if self._standings:
-            told = {claim.key for claim in answer.claims}
-            pairs = [standing for standing in self._standings if standing[0].key not in told] + pairs
-        self._standings = pairs
+            told = {claim.key for claim, _ in standings}
+            standings = [one for one in self._standings if one[0].key not in told] + standings
+        self._standings = standings
 
-    def _claim(self, limit: Limit, amount: int) -> Claim:
-        return Claim(self._sized(limit), state_key(limit, self._ctx, self._tier), amount)
+    def _claims(self, wanted: Sequence[tuple[Limit, int]]) -> list[Claim]:
+        ctx, default_tier = self._ctx, self._terms.rules.default_tier
+        return [
+            Claim(self._sized(limit) if limit.credits_most else limit, state_key(limit, ctx, default_tier), amount)
+            for limit, amount in wanted
+        ]
 
     def _sized(self, limit: Limit) -> Limit:
-        if not limit.credits_most:
-            return limit
-        return limit.for_credits(self._credits_left.of(self._ctx.principal.key_id))
+        return limit.for_credits(self._terms.credits_left.of(self._ctx.principal.key_id))
 
     def _amount(self, limit: Limit) -> int:
         """What the request takes of a limit in step 2.
@@ -149,14 +147,16 @@ class Admission:
         The bound on an answer is cut to what the limit can ever give, or a generous `max_tokens` could never be served. The
         prompt is not: one that is longer than the limit allows is refused.
         """
-        if limit.kind in ("requests", "concurrency"):
+        kind = limit.kind
+        if kind == "requests" or kind == "concurrency":
             return 1
         estimate = self._ctx.estimate
         cap = estimate.output_cap
         choices = getattr(self._ctx.call.request, "n", None) or 1
-        output = self._assumed_output if cap is None else cap * choices
-        most, whole = self._sized(limit).most, self._of(limit.kind, estimate.input_tokens, output)
-        return whole if whole <= most else max(self._of(limit.kind, estimate.input_tokens, 0), most)
+        output = self._terms.assumed_output_tokens if cap is None else cap * choices
+        most = self._sized(limit).most if limit.credits_most else limit.most
+        whole = self._of(kind, estimate.input_tokens, output)
+        return whole if whole <= most else max(self._of(kind, estimate.input_tokens, 0), most)
 
     def _of(self, kind: Kind, input_tokens: int, output_tokens: int) -> int:
         match kind:
@@ -165,14 +165,13 @@ class Admission:
             case "output_tokens":
                 return output_tokens
             case "credits":
-                return dearest(self._catalog, models(self._ctx), input_tokens, output_tokens)
+                return dearest(self._terms.catalog, models(self._ctx), input_tokens, output_tokens)
             case _:
                 return input_tokens + output_tokens
 
     def _correction(self, claim: Claim) -> int:
+        """Of any kind but requests."""
         match claim.limit.kind:
-            case "requests":
-                return 0  # it was made, however it ended
             case "concurrency":
                 return -1
             case kind:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from xrouter.errors import RateLimited
-from xrouter.limits.limit import MICRO, TOKEN_KINDS, Claim, Limit, State
+from xrouter.limits.limit import MICRO, TOKEN_KINDS, Claim, Limit, Standing, State
 
 Header = tuple[bytes, bytes]
-Standing = tuple[Claim, State]
 
 _PREFIX: Final = b"x-ratelimit-"
 _NAMES: Final = tuple(
@@ -40,9 +39,10 @@ def add_headers(
             if not standing[1].fits:
                 shadows = [*(shadows or ()), limit.name]
         elif limit.kind == "requests":
-            requests = _nearer(requests, standing)
-        elif limit.kind in TOKEN_KINDS:
-            tokens = _nearer(tokens, standing)
+            if requests is None or _left(standing) < _left(requests):  # the earlier of two that are alike
+                requests = standing
+        elif limit.kind in TOKEN_KINDS and (tokens is None or _left(standing) < _left(tokens)):
+            tokens = standing
     first = refused or requests or tokens
     known: Standing | None = None
     values: tuple[bytes, bytes, bytes] = (b"", b"", b"")
@@ -51,19 +51,12 @@ def add_headers(
             continue
         if told is not known:  # the first is mostly one of the other two
             known, values = told, _values(*told)
-        headers.extend(zip(names, values, strict=True))
+        headers += zip(names, values, strict=True)
     if refused is not None and refused[1].retry_us < 0:  # however long they wait
         headers.append(_NO_RETRY)
     if shadows:
         headers.append((_SHADOW, ", ".join(shadows).encode()))
     return shadows
-
-
-def _nearer(one: Standing | None, other: Standing) -> Standing:
-    """The one that is nearer to exhaustion; the earlier of two that are alike."""
-    if one is None:
-        return other
-    return other if _left(other) < _left(one) else one
 
 
 def _left(standing: Standing) -> float:

@@ -53,20 +53,18 @@ class Limit:
     models: tuple[str, ...] = ()
     credits_most: int = 0
     window_us: int = field(init=False, repr=False)
+    most: int = field(init=False, repr=False)  # that can ever be taken at once
     code: str = field(init=False, repr=False)  # what limits.lua is told of it
     name_in_keys: str = field(init=False, repr=False)  # the middle part of its states' keys
 
     def __post_init__(self) -> None:
         kind = "c" if self.kind == "concurrency" else self.strategy[0]
         window_us = self.window_s * MICRO
+        bucket = self.strategy == "token_bucket" and self.kind != "concurrency"
         object.__setattr__(self, "window_us", window_us)
+        object.__setattr__(self, "most", self.burst if bucket else self.amount)
         object.__setattr__(self, "name_in_keys", f":{self.name}:{self.strategy[0]}{self.window_s}:")
         object.__setattr__(self, "code", f"{kind} {self.amount} {window_us} {self.burst} {int(self.shadow)}")
-
-    @property
-    def most(self) -> int:
-        """The most that can ever be taken at once."""
-        return self.burst if self.strategy == "token_bucket" and self.kind != "concurrency" else self.amount
 
     def for_credits(self, credits: int | None) -> "Limit":
         """The limit of a caller who has so many whole credits left. None: that is not known, and the most holds."""
@@ -115,6 +113,10 @@ class State(Struct, frozen=True):
     mark: Mark
 
 
+Standing = tuple[Claim, State]
+"""What was asked of a limit, and where it stands."""
+
+
 class Decision(Struct, frozen=True):
     """One answer to all of a request's claims: `states` in their order. Shadow limits do not decide."""
 
@@ -137,9 +139,10 @@ class Change(Struct, frozen=True):
     @property
     def age_us(self) -> int | None:
         """How long ago it was used, for a mark made by `ago`."""
-        if isinstance(self.mark, str) and self.limit.kind != "concurrency":
-            return int(self.mark.removeprefix(_AGO))
-        return None
+        mark = self.mark
+        if type(mark) is int or self.limit.kind == "concurrency":
+            return None
+        return int(str(mark).removeprefix(_AGO))
 
 
 def ago(age_us: int) -> Mark:

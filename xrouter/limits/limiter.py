@@ -7,7 +7,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from xrouter.errors import StoreUnavailable
-from xrouter.limits.limit import NOW, Change, Claim, Decision, Mark
+from xrouter.limits.limit import NOW, Change, Claim, Mark, Standing
 from xrouter.limits.memory import MemoryStore
 from xrouter.limits.store import LimitStore, StoreDown
 from xrouter.world import World
@@ -32,10 +32,11 @@ class Taken(Struct, frozen=True):
 
 
 class Answer(Struct, frozen=True):
-    """`claims` are those that were asked about: shares of the limits where the store is away, none if all is allowed."""
+    """`standings`: the claims that were asked about, which are shares of the limits where the store is away, and none if all
+    is allowed."""
 
-    decision: Decision
-    claims: tuple[Claim, ...]
+    admitted: bool
+    standings: list[Standing]
     taken: list[Taken]
 
 
@@ -53,7 +54,18 @@ class Limiter:
         self._on_store_failure = on_store_failure
         self._workers = workers
         self._local = MemoryStore(world)
-        self._notes = on_store_failure == "local_share" and not isinstance(store, MemoryStore)  # which is never away
+        self._memory = store if isinstance(store, MemoryStore) else None  # never away, and never has to be waited for
+        self._notes = on_store_failure == "local_share" and self._memory is None
+
+    def admit_at_once(self, lease: str, claims: Sequence[Claim]) -> Answer | None:
+        """Take all of `claims` if that needs no waiting and nothing refuses; else `admit` has to be asked."""
+        if self._memory is None:
+            return None
+        states = self._memory.take(lease, claims)
+        if states is None:
+            return None
+        standings = list(zip(claims, states, strict=True))
+        return self._counted(Answer(True, standings, _taken(standings)))
 
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Taken] = ()) -> Answer:
         """Take all of `claims`, or none and give all of `otherwise` back. Raises StoreUnavailable under `deny`."""
@@ -65,19 +77,19 @@ class Limiter:
             raise
         except StoreDown as error:
             answer = await self._without_store(lease, claims, error)
-            if not answer.decision.admitted:
+            if not answer.admitted:
                 # The call may have given back already. A lease can be ended twice, but a request not uncounted twice.
                 self.store.settle([change for change in in_store if change.limit.kind == "concurrency"])
         else:
-            answer = Answer(decision, tuple(claims), self._noted(lease, claims, decision))
-        if not answer.decision.admitted:
+            standings = list(zip(claims, decision.states, strict=True))
+            taken = self._noted(lease, _taken(standings)) if decision.admitted else []
+            answer = Answer(decision.admitted, standings, taken)
+        if not answer.admitted:
             self._give_back(otherwise)
-        self._count(answer)
-        return answer
+        return self._counted(answer)
 
-    def settle(self, changes: Iterable[tuple[Taken, int]]) -> None:
+    def settle(self, changes: Sequence[tuple[Taken, int]]) -> None:
         """Add to each what it is paired with. Never waits, never fails."""
-        changes = list(changes)
         if self._notes:
             self._local.settle([_in_share(taken, delta) for taken, delta in changes if taken.share])
         if in_store := _in_store(changes):
@@ -102,14 +114,7 @@ class Limiter:
     def _give_back(self, held: Iterable[Taken]) -> None:
         self._local.settle([_in_share(taken, -taken.claim.amount) for taken in held if taken.share])
 
-    def _noted(self, lease: str, claims: Sequence[Claim], decision: Decision) -> list[Taken]:
-        if not decision.admitted:
-            return []
-        taken = [
-            Taken(claim, state.mark)
-            for claim, state in zip(claims, decision.states, strict=True)
-            if claim.amount and state.fits
-        ]
+    def _noted(self, lease: str, taken: list[Taken]) -> list[Taken]:
         if not self._notes:
             return taken
         shares = [self._share(one.claim, one.claim.amount) for one in taken]
@@ -123,17 +128,17 @@ class Limiter:
                     "The gateway cannot count its rate limits now; try again", retry_after_s=_PROBE_S, detail=str(error)
                 ) from error
             case "allow":
-                return Answer(Decision(True, ()), (), [])
+                return Answer(True, [], [])
             case "local_share":
                 # A claim that is larger than the share, but not than the limit, takes the whole share.
-                shares = tuple(self._share(claim, self._cut(claim)) for claim in claims)
+                shares = [self._share(claim, self._cut(claim)) for claim in claims]
                 decision = await self._local.admit(lease, shares)
                 taken = [
                     Taken(Claim(claim.limit, claim.key, share.amount), None, share, state.mark)
                     for claim, share, state in zip(claims, shares, decision.states, strict=True)
                     if decision.admitted and state.fits and share.amount
                 ]
-                return Answer(decision, shares, taken)
+                return Answer(decision.admitted, list(zip(shares, decision.states, strict=True)), taken)
 
     def _share(self, claim: Claim, amount: int) -> Claim:
         return Claim(claim.limit.share(self._workers), claim.key, amount)
@@ -145,16 +150,17 @@ class Limiter:
             else min(claim.amount, claim.limit.share(self._workers).most)
         )
 
-    def _count(self, answer: Answer) -> None:
-        for state in answer.decision.states:
+    def _counted(self, answer: Answer) -> Answer:
+        for claim, state in answer.standings:
             if not state.fits:
-                break
-        else:
-            return  # nothing was refused
-        counters = self.store.counters
-        for claim, state in zip(answer.claims, answer.decision.states, strict=True):
-            if not state.fits:
+                counters = self.store.counters
                 (counters.shadow_refused if claim.limit.shadow else counters.refused)[claim.limit.name] += 1
+        return answer
+
+
+def _taken(standings: list[Standing]) -> list[Taken]:
+    """What an admission has taken: all but looks, and shadow limits without room."""
+    return [Taken(claim, state.mark) for claim, state in standings if claim.amount and state.fits]
 
 
 def _in_store(changes: Iterable[tuple[Taken, int]]) -> list[Change]:

@@ -10,12 +10,12 @@ from xrouter.limits.windows import Window, new_window
 from xrouter.world import World
 
 _MOST_WINDOWS: Final = 500_000  # some 150 MB; more subjects than that in their windows at once are an attack
-_LOOKED_AT: Final = 2  # per admission, so that all windows are looked at before as many new ones have come
+_LOOKED_AT: Final = 16  # at a time, once so many are due: one for each admission and one for each new window
 
 
 class MemoryStore:
-    """O(1) an admission. An expired window is dropped within as many admissions as there are windows; if there are too
-    many, the one that was looked at longest ago goes.
+    """O(1) an admission. An expired window is dropped within as many admissions as there are windows, or before so many new
+    ones have come; if there are too many, the one that was looked at longest ago goes.
 
     Nothing here awaits, so nothing can come between the steps of one admission.
     """
@@ -28,6 +28,7 @@ class MemoryStore:
         self._most = most_windows
         self._windows: dict[str, tuple[Limit, Window]] = {}
         self._watched: deque[str] = deque()  # the keys of all windows; the left end is looked at next
+        self._due = 0  # how many are to be looked at
 
     async def start(self) -> None:
         """Nothing to open."""
@@ -40,54 +41,47 @@ class MemoryStore:
 
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
         now_us = self._now_us()
-        self._evict(now_us)
-        looked: list[tuple[Claim, Window, State]] = []
-        admitted = True
+        states = self.take(lease, claims, now_us)
+        if states is not None:
+            return Decision(True, states)
+        states = tuple([self._window(claim).state(claim.limit, claim.amount, now_us) for claim in claims])
+        self._apply(otherwise, now_us)
+        return Decision(False, states)
+
+    def take(self, lease: str, claims: Sequence[Claim], now_us: int | None = None) -> tuple[State, ...] | None:
+        """Take all claims and tell where their limits stand, or take none: an admission that needs no coroutine."""
+        if now_us is None:
+            now_us = self._now_us()
+        self._look_at_some(now_us)
+        found = []
         for claim in claims:
-            limit = claim.limit
-            window = self._window(limit, claim.key)
-            state = window.state(limit, claim.amount, now_us)
-            if not state.fits and not limit.shadow:
-                admitted = False
-            looked.append((claim, window, state))
-        if not admitted:
-            self._apply(otherwise, now_us)
-            return Decision(False, tuple([state for _, _, state in looked]))
-        return Decision(
-            True,
-            tuple(
-                [
-                    window.take(claim.limit, claim.amount, now_us, lease) if claim.amount and state.fits else state
-                    for claim, window, state in looked
-                ]
-            ),
-        )
+            window = self._window(claim)
+            if not window.fits(claim.limit, claim.amount, now_us) and not claim.limit.shadow:
+                return None
+            found.append((claim, window))
+        return tuple([_taken(window, claim, now_us, lease) for claim, window in found])
 
     def count(self, lease: str, claims: Sequence[Claim]) -> list[Mark]:
         """Take all claims whether they fit or not; returns where each was taken."""
         now_us = self._now_us()
-        self._evict(now_us)
-        marks: list[Mark] = []
-        for claim in claims:
-            window = self._window(claim.limit, claim.key)
-            marks.append(window.take(claim.limit, claim.amount, now_us, lease).mark)
-        return marks
+        self._look_at_some(now_us)
+        return [self._window(claim).take(claim.limit, claim.amount, now_us, lease).mark for claim in claims]
 
     def settle(self, changes: Sequence[Change]) -> None:
         self._apply(changes, self._now_us())
 
     def _apply(self, changes: Sequence[Change], now_us: int) -> None:
         for change in changes:
-            known = change.key in self._windows
-            if known or change.delta >= 0:
-                if not known:
-                    self._evict(now_us)
-                window = self._window(change.limit, change.key)
-                age_us = change.age_us
-                if age_us is None:
-                    window.change(change.limit, change.mark, change.delta, now_us)
-                else:
-                    window.used_at(change.limit, change.delta, now_us - age_us, now_us)
+            if change.key not in self._windows:
+                if change.delta < 0:
+                    continue
+                self._look_at_some(now_us)
+            window = self._window(change)
+            age_us = change.age_us
+            if age_us is None:
+                window.change(change.limit, change.mark, change.delta, now_us)
+            else:
+                window.used_at(change.limit, change.delta, now_us - age_us, now_us)
 
     def drain(self) -> list[Change]:
         """All uses that still count, as another store is to be told of them. They are forgotten here."""
@@ -101,25 +95,39 @@ class MemoryStore:
         self._watched.clear()
         return changes
 
-    def _window(self, limit: Limit, key: str) -> Window:
-        found = self._windows.get(key)
+    def _window(self, of: Claim | Change) -> Window:
+        found = self._windows.get(of.key)
         if found is None:
-            found = limit, new_window(limit)
-            self._windows[key] = found
-            self._watched.append(key)
+            found = of.limit, new_window(of.limit)
+            self._windows[of.key] = found
+            self._watched.append(of.key)
+            self._due += 1
         return found[1]
 
-    def _evict(self, now_us: int) -> None:
+    def _look_at_some(self, now_us: int) -> None:
+        """Before an admission, and before a change makes a window."""
+        self._due += 1
         watched, windows = self._watched, self._windows
-        for _ in range(min(_LOOKED_AT, len(watched))):
+        if self._due < _LOOKED_AT and len(windows) <= self._most:
+            return
+        for _ in range(min(self._due, len(watched))):
             key = watched[0]
             limit, window = windows[key]
             if window.ends_us(limit) > now_us:
                 watched.rotate(-1)
             else:
                 del watched[0], windows[key]
+        self._due = 0
         while len(windows) > self._most:
             del windows[watched.popleft()]
 
     def _now_us(self) -> int:
         return int(self._world.monotonic() * MICRO)
+
+
+def _taken(window: Window, claim: Claim, now_us: int, lease: str) -> State:
+    """The state after the claim, which fits unless its limit is a shadow, was taken."""
+    limit, amount = claim.limit, claim.amount
+    if amount and not (limit.shadow and not window.fits(limit, amount, now_us)):
+        return window.take(limit, amount, now_us, lease)
+    return window.state(limit, amount, now_us)

@@ -124,6 +124,7 @@ class TierRules:
     exhausted: tuple[Limit, ...]
     late: tuple[Limit, ...]
     by_model: bool  # some of the late ones hold for some models only
+    first: tuple[tuple[Limit, int], ...]  # what step 1 takes of each: 1 of the early ones, and of the exhausted a look
 
 
 class Rules:
@@ -131,9 +132,12 @@ class Rules:
 
     def __init__(self, tiers: Mapping[str, Tier], extra: Iterable[LimitSettings]) -> None:
         extra = tuple(extra)
-        self._default = DEFAULT_TIER if DEFAULT_TIER in tiers else None
-        self._by_tier = {name: _rules(name, tier_limits(name, tier), extra) for name, tier in tiers.items()}
+        self.default_tier = DEFAULT_TIER if DEFAULT_TIER in tiers else None  # that of keys without one
         self._without = _rules(None, (), extra)
+        self._by_tier: dict[str | None, TierRules] = {
+            name: _rules(name, tier_limits(name, tier), extra) for name, tier in tiers.items()
+        }
+        self._by_tier[None] = self._by_tier.get(self.default_tier, self._without)
         self._patterns = {pattern: re.compile(translate(pattern)) for item in extra for pattern in item.models}
 
     @property
@@ -143,12 +147,7 @@ class Rules:
 
     def of(self, tier: str | None) -> TierRules:
         """A key's tier that the configuration no longer has counts as none."""
-        tier = self.tier(tier)
-        return self._without if tier is None else self._by_tier.get(tier, self._without)
-
-    def tier(self, tier: str | None) -> str | None:
-        """The tier that counts for a key that has `tier`."""
-        return self._default if tier is None else tier
+        return self._by_tier.get(tier, self._without)
 
     def names(self, limit: Limit, models: Iterable[str]) -> bool:
         """Whether the limit is one for these models."""
@@ -168,4 +167,5 @@ def _rules(tier: str | None, own: tuple[Limit, ...], extra: Iterable[LimitSettin
     early = tuple(limit for limit in known_early if limit.kind in ("requests", "concurrency"))
     exhausted = tuple(limit for limit in known_early if limit not in early)
     late = tuple(limit for limit in limits if limit not in early)
-    return TierRules(early, exhausted, late, any(limit.models for limit in late))
+    first = tuple([(limit, 1) for limit in early] + [(limit, 0) for limit in exhausted])
+    return TierRules(early, exhausted, late, any(limit.models for limit in late), first)

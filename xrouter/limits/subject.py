@@ -10,7 +10,7 @@ from xrouter.limits.limit import Limit
 _LONGEST: Final = 64  # of a subject that clients choose; a longer one is named by its hash
 
 
-def state_key(limit: Limit, ctx: RequestContext, tier: str | None) -> str:
+def state_key(limit: Limit, ctx: RequestContext, default_tier: str | None) -> str:
     """The key of `limit`'s state for the request's subject.
 
     What stands in braces is Redis Cluster's hash tag. An account's keys and users share the account's, so that all limits of
@@ -20,11 +20,11 @@ def state_key(limit: Limit, ctx: RequestContext, tier: str | None) -> str:
     if limit.per == "key":  # most are
         principal = ctx.principal
         return f"xrl:{{{principal.account}}}{limit.name_in_keys}{principal.key_id}"
-    tag, subject = _subject(limit, ctx, tier)
+    tag, subject = _subject(limit, ctx, default_tier)
     return f"xrl:{{{tag}}}{limit.name_in_keys}{subject}"
 
 
-def _subject(limit: Limit, ctx: RequestContext, tier: str | None) -> tuple[str, str]:
+def _subject(limit: Limit, ctx: RequestContext, default_tier: str | None) -> tuple[str, str]:
     principal = ctx.principal
     match limit.per:
         case "key":
@@ -41,7 +41,7 @@ def _subject(limit: Limit, ctx: RequestContext, tier: str | None) -> tuple[str, 
         case "ip":
             return "ip", _network(ctx.client_ip)
         case "tier":
-            return "tier", tier or ""
+            return "tier", (default_tier if principal.tier is None else principal.tier) or ""
 
 
 def models(ctx: RequestContext) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The arithmetic of one limit's state, in memory. `limits.lua` does the same in Redis; one contract suite holds both.
 
 All of them are exact and take O(1) on average. `used` may exceed the limit: a correction with the real usage is a fact, and
-what is over is waited for. `take` gives the state after it, as that of a claim that fits.
+what is over is waited for. `fits` is that of `state`, by itself. `take` gives the state after it, as that of a claim that
+fits.
 """
 
 from collections import deque
@@ -22,11 +23,14 @@ class FixedWindow:
         self.start_us = 0
         self.used = 0
 
+    def fits(self, limit: Limit, amount: int, now_us: int) -> bool:
+        used = self.used if now_us < self.start_us + limit.window_us else 0
+        return used + (amount or 1) <= limit.amount
+
     def state(self, limit: Limit, amount: int, now_us: int) -> State:
-        live = now_us < self.start_us + limit.window_us
-        used = self.used if live else 0
+        used = self.used if now_us < self.start_us + limit.window_us else 0
         reset_us = self.start_us + limit.window_us - now_us if used else 0
-        fits = used + max(amount, 1) <= limit.amount
+        fits = self.fits(limit, amount, now_us)
         retry_us = 0 if fits else reset_us if amount <= limit.amount else -1
         return State(fits, max(0, limit.amount - used), reset_us, retry_us, self.start_us)
 
@@ -75,12 +79,16 @@ class SlidingWindow:
         while slices and slices[0][2] + limit.window_us <= now_us:
             self.total -= slices.popleft()[1]
 
-    def state(self, limit: Limit, amount: int, now_us: int) -> State:
+    def fits(self, limit: Limit, amount: int, now_us: int) -> bool:
         slices = self.slices
         if slices and slices[0][2] + limit.window_us <= now_us:
             self._expire(limit, now_us)
+        return self.total + (amount or 1) <= limit.amount
+
+    def state(self, limit: Limit, amount: int, now_us: int) -> State:
+        slices = self.slices
+        fits = self.fits(limit, amount, now_us)
         left = limit.amount - self.total
-        fits = left >= (amount or 1)
         retry_us = 0 if fits else self._retry_us(limit, amount, now_us)
         if not slices:
             return State(fits, left if left > 0 else 0, 0, retry_us, 0)
@@ -154,10 +162,14 @@ class TokenBucket:
     def __init__(self) -> None:
         self.full_us = 0
 
+    def fits(self, limit: Limit, amount: int, now_us: int) -> bool:
+        behind_us = max(0, self.full_us - now_us)
+        return _refill_us(limit, amount or 1) <= _refill_us(limit, limit.burst) - behind_us
+
     def state(self, limit: Limit, amount: int, now_us: int) -> State:
         behind_us = max(0, self.full_us - now_us)
         room_us = _refill_us(limit, limit.burst) - behind_us
-        need_us = _refill_us(limit, max(amount, 1))
+        need_us = _refill_us(limit, amount or 1)
         fits = need_us <= room_us
         retry_us = 0 if fits else need_us - room_us if amount <= limit.burst else -1
         return State(fits, max(0, room_us * limit.amount // limit.window_us), behind_us, retry_us, 0)
@@ -198,14 +210,17 @@ class Slots:
     def __init__(self) -> None:
         self.leases: set[str] = set()
 
+    def fits(self, limit: Limit, amount: int, now_us: int) -> bool:
+        return len(self.leases) + (amount or 1) <= limit.amount
+
     def state(self, limit: Limit, amount: int, now_us: int) -> State:
-        used = len(self.leases)
-        fits = used + max(amount, 1) <= limit.amount
-        return State(fits, max(0, limit.amount - used), 0, 0 if fits else SLOT_RETRY_US, 0)
+        fits = self.fits(limit, amount, now_us)
+        return State(fits, max(0, limit.amount - len(self.leases)), 0, 0 if fits else SLOT_RETRY_US, 0)
 
     def take(self, limit: Limit, amount: int, now_us: int, lease: str) -> State:
         self.leases.add(lease)
-        return State(True, max(0, limit.amount - len(self.leases)), 0, 0, lease)
+        left = limit.amount - len(self.leases)
+        return State(True, left if left > 0 else 0, 0, 0, lease)
 
     def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
         if delta < 0:
