@@ -46,7 +46,7 @@ from kit.redis_server import running_redis
 CONFIG = HERE / "comparison.yaml"
 RESULTS = peers.HOME / "results.json"
 CREDITS = "100000000"
-_DEBIAN_PORT, _SHARED_PORT, _START_PORT = 9107, 9108, 9109
+_DEBIAN_PORT, _SHARED_PORT, _START_PORT, _ONE_WORKER_PORT, _TWO_WORKERS_PORT = 9107, 9108, 9109, 9110, 9111
 
 
 class Bench:
@@ -144,6 +144,20 @@ class Bench:
         for name in ("sqlite", "debian"):
             with self.ours(name) as own:
                 measures.sustained(figures, Entry(own[name]), self.sustained_s)
+
+    def row_workers(self, figures: Figures) -> None:
+        """One worker and two, each on both cores, beside load and upstream: limits in Redis, which two have to share."""
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            environ = {"BENCH_REDIS": stack.enter_context(running_redis(folder)).url}
+            entries = []
+            for number, port in ((1, _ONE_WORKER_PORT), (2, _TWO_WORKERS_PORT)):
+                name, options = f"workers: {number}", ("--workers", str(number))
+                served = gateway(CONFIG, name, CREDITS, port=port, cores="0,1", more_environ=environ, options=options)
+                entries.append(Entry(stack.enter_context(served)))
+            measures.workers(figures, entries, 1, 1)  # to warm up
+            figures.clear()
+            measures.workers(figures, entries, self.rounds, self.seconds)
 
     def row_idle(self, figures: Figures) -> None:
         with self.ours("sqlite") as own:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -69,6 +70,18 @@ def requests(figures: Figures, entries: Sequence[Entry], rounds: int, seconds: i
         note(figures, "CPU µs a request", entry.name, load.cpu_us)
         note(figures, "p99 ms at the limit", entry.name, load.p99_ms)
         note(figures, "resident MB", entry.name, entry.server.resident_kb() / 1024)
+
+    in_turns(entries, rounds, one)
+
+
+def workers(figures: Figures, entries: Sequence[Entry], rounds: int, seconds: int) -> None:
+    """As `requests`, and how much of the machine's time was the gateway's own."""
+
+    def one(entry: Entry) -> None:
+        load = _checked(entry, wrk(entry.server, PLAIN, 64, seconds))
+        note(figures, "requests/s", entry.name, load.per_s)
+        note(figures, "CPU µs a request", entry.name, load.cpu_us)
+        note(figures, "share of the machine", entry.name, load.cpu_s / load.seconds / (os.cpu_count() or 1))
 
     in_turns(entries, rounds, one)
 

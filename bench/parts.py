@@ -59,8 +59,9 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-def pinned(core: int, *command: str) -> list[str]:
-    return ["taskset", "-c", str(core), *command]
+def pinned(cores: int | str, *command: str) -> list[str]:
+    """`cores`: one, or a list as taskset(1) takes it."""
+    return ["taskset", "-c", str(cores), *command]
 
 
 def needed(program: str) -> str:
@@ -132,6 +133,7 @@ def gateway(
     credits: str | None = None,
     *,
     port: int = GATEWAY_PORT,
+    cores: int | str = GATEWAY_CORE,
     python: str = sys.executable,
     more_environ: Mapping[str, str] | None = None,
     options: Sequence[str] = (),
@@ -159,7 +161,7 @@ def gateway(
         key, other_key = new_key("bench"), new_key("other") if two_keys else {}
         with open(f"{folder}/log", "wb") as log:
             serve = [*xrouter, "serve", "-c", str(config), "--port", str(port), *options]
-            with process(pinned(GATEWAY_CORE, *serve), env=environ, stderr=log) as child:
+            with process(pinned(cores, *serve), env=environ, stderr=log) as child:
                 wait_for(f"http://127.0.0.1:{port}/health/ready")
                 alive(child, port)
                 pids = (child.pid, *children(child.pid))

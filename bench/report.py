@@ -103,6 +103,17 @@ def sustained(row: Any) -> Iterator[str]:
     yield from table(*lines)
 
 
+def workers(row: Any) -> Iterator[str]:
+    per_s = row["requests/s"]
+    first = next(iter(per_s.values()))
+    lines = [["on both cores, beside load and upstream", "requests/s", "against one", "CPU µs", "share of the machine"]]
+    for name, values in per_s.items():
+        share = f"{statistics.median(row['share of the machine'][name]) * 100:.0f} %"
+        cpu = spread(row["CPU µs a request"][name], 0)
+        lines.append([name, spread(values, 0), ratio(values, first, 2), cpu, share])
+    yield from table(*lines)
+
+
 def idle(row: Any) -> Iterator[str]:
     lines = [
         ["open silent streams", "kB each", "share of a core", "p99 ms of others before", "p99 ms of others beside"]
@@ -183,6 +194,7 @@ TITLES = {
     "streams": ("Streams, 64 at a time, 200 chunks each", streams),
     "latency": ("Added latency", latency),
     "sustained": ("A steady thousand", sustained),
+    "workers": ("Workers", workers),
     "idle": ("Silent streams", idle),
     "large": ("Large bodies, answers and chunks", large),
     "start": ("Start", start),
