@@ -4,7 +4,6 @@ A translator turns one provider's bytes into these, a surface turns them into th
 a stream reads them from `message["xrouter.events"]` instead of parsing the bytes again.
 """
 
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -39,8 +38,7 @@ class Event:
         return ""
 
 
-@dataclass(slots=True, frozen=True)
-class Text(Event):
+class Text(Event, Struct, frozen=True):
     """More of the answer's text."""
 
     content: str
@@ -50,8 +48,7 @@ class Text(Event):
         return self.content
 
 
-@dataclass(slots=True, frozen=True)
-class ReasoningText(Event):
+class ReasoningText(Event, Struct, frozen=True):
     """More of the model's visible reasoning."""
 
     content: str
@@ -61,8 +58,7 @@ class ReasoningText(Event):
         return self.content
 
 
-@dataclass(slots=True, frozen=True)
-class ToolCallPart(Event):
+class ToolCallPart(Event, Struct, frozen=True):
     """A tool call, or more of one. `id` and `name` come with the first part of an index; `arguments` is JSON text."""
 
     index: int
@@ -75,24 +71,21 @@ class ToolCallPart(Event):
         return (self.name or "") + self.arguments
 
 
-@dataclass(slots=True, frozen=True)
-class Finish(Event):
+class Finish(Event, Struct, frozen=True):
     """The model stopped. `native` is the provider's own word for it."""
 
     reason: FinishReason
     native: str
 
 
-@dataclass(slots=True, frozen=True)
-class Embedding(Event):
+class Embedding(Event, Struct, frozen=True):
     """One vector, in the order of the inputs."""
 
     index: int
     vector: list[float]
 
 
-@dataclass(slots=True, frozen=True)
-class Answer(Event):
+class Answer(Event, Struct, frozen=True):
     """A whole answer that is already in OpenAI's shape, from an upstream that speaks it."""
 
     body: dict[str, Any]
