@@ -104,7 +104,7 @@ class Edge:
                 forwarded = value if forwarded is None else forwarded + b"," + value  # one list (RFC 9110 section 5.3)
         world = self.world
         return RequestContext(
-            request_id=request_id if _ID.fullmatch(request_id) else ids.uuid4(world),
+            request_id=request_id if request_id and _ID.fullmatch(request_id) else ids.uuid4(world),
             generation_id=ids.generation_id(world),
             endpoint=_UNKNOWN,
             started=world.monotonic(),

@@ -4,12 +4,12 @@ from typing import Final
 
 from xrouter.world import World
 
-_VARIANT_1: Final = "89ab"  # the first digit of the clock's part: its two highest bits are 10
+_VARIANT_1: Final = {f"{digit:x}": "89ab"[digit & 0b11] for digit in range(16)}  # its two highest bits are 10
 
 
 def time_ordered(world: World) -> str:
     """26 hexadecimal digits: 48 bits of milliseconds, then 56 random bits."""
-    return f"{int(world.now() * 1000):012x}{world.random_bytes(7).hex()}"
+    return (int(world.now() * 1000).to_bytes(6, "big") + world.random_bytes(7)).hex()
 
 
 def generation_id(world: World) -> str:
@@ -25,5 +25,4 @@ def first_generation_id(at_us: int) -> str:
 def uuid4(world: World) -> str:
     """A random UUID (RFC 9562, version 4) drawn from `world`: what the providers ask for as request ids."""
     digits = world.random_bytes(16).hex()
-    variant = _VARIANT_1[int(digits[16], 16) & 0b11]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT_1[digits[16]]}{digits[17:20]}-{digits[20:]}"
