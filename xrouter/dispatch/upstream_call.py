@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import cast
 
 from xrouter.context import AttemptReason, RequestContext, Target
 from xrouter.errors import UpstreamError
 from xrouter.events import Event
-from xrouter.providers.base import Purpose
+from xrouter.providers.base import Exchange, Purpose
 from xrouter.providers.upstreams import Upstream
-from xrouter.upstream.base import UpstreamResponse, read_whole
+from xrouter.upstream.base import UpstreamRequest, UpstreamResponse, read_whole
+from xrouter.upstream.caller import Caller
 from xrouter.upstream.credentials import Credential
 from xrouter.world import World
 
@@ -120,16 +122,22 @@ class UpstreamCall:
                 await caller.gate.acquire(self._account)
             self._placed = True
             self.called = self._world.monotonic()
-        exchange = translator.exchange()
-        try:
-            request = next(exchange)
-            while True:
-                request = exchange.send(await caller.fetch(request))
-        except StopIteration as done:
-            request = done.value
+        request = translator.exchange()
+        if not isinstance(request, UpstreamRequest):
+            request = await _after_others(request, caller)
         response = self._response = await caller.open(request)
         if not 200 <= response.status < 300:
             raise translator.error(await read_whole(response, _ERROR_BODY_BYTES))
         translator.started(response.status, response.headers)
         self.answering = True
         return response
+
+
+async def _after_others(exchange: Exchange, caller: Caller) -> UpstreamRequest:
+    """The call itself, once the requests that go before it are answered."""
+    try:
+        request = next(exchange)
+        while True:
+            request = exchange.send(await caller.fetch(request))
+    except StopIteration as done:
+        return cast(UpstreamRequest, done.value)

@@ -19,7 +19,7 @@ from xrouter.world import World
 
 Exchange = Generator[UpstreamRequest, UpstreamAnswer, UpstreamRequest]
 """The requests of one call: each yielded one is answered whole, the returned one is the call itself, answered through
-`feed`. Most calls yield nothing; a GigaChat call with images uploads them first."""
+`feed`. A GigaChat call with images uploads them first."""
 
 CountExchange = Generator[UpstreamRequest, UpstreamAnswer, Sequence[int]]
 """The requests of one token count, each answered whole; returns the tokens of each text, or of a chat the one total."""
@@ -48,8 +48,11 @@ class Translator(ABC):
     downgrades: Sequence[str] = ()  # parameters that could not be kept as asked, told in a response header
 
     @abstractmethod
-    def exchange(self) -> Exchange:
-        """Raises BadRequest for what this provider cannot express (before anything is yielded)."""
+    def exchange(self) -> Exchange | UpstreamRequest:
+        """The call's requests; the call alone where nothing can go before it, since a generator takes 0.6 µs.
+
+        Raises BadRequest for what this provider cannot express (before anything is yielded).
+        """
 
     def started(self, status: int, headers: Headers) -> None:  # noqa: B027  most providers have nothing to check
         """The head of a 2xx answer has come. Raises UpstreamProtocolError if it cannot be this provider's."""

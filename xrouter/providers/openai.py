@@ -7,7 +7,7 @@ finish, the usage.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 
@@ -15,7 +15,7 @@ from xrouter.config.settings import UpstreamSettings
 from xrouter.context import Call, Target
 from xrouter.errors import UpstreamProtocolError, XRouterError
 from xrouter.events import Answer, Event, Finish, Usage, Verbatim
-from xrouter.providers.base import Exchange, Provider, Purpose, Translator
+from xrouter.providers.base import Provider, Purpose, Translator
 from xrouter.providers.finish import finish_reason
 from xrouter.providers.openai_errors import error_from, error_inside
 from xrouter.providers.safe_text import safe_type
@@ -120,9 +120,8 @@ class OpenAITranslator(Translator):
         self._done = False
         self._finished = False
 
-    def exchange(self) -> Exchange:
+    def exchange(self) -> UpstreamRequest:
         url = self._config.base_url.rstrip("/") + _PATHS[self._call.kind]
-        yield from ()  # no preliminary request
         return UpstreamRequest("POST", url, _HEADERS, self._body())
 
     def _body(self) -> bytes:
@@ -257,7 +256,7 @@ class OpenAITranslator(Translator):
         self._name(body)
         self.usage = _usage(body.get("usage"))
         items = body.get("data" if self._call.kind == "embeddings" else "choices")
-        if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        if not isinstance(items, list) or set(map(type, items)) != {dict}:
             raise UpstreamProtocolError(detail="an answer without choices or data")
         events: list[Event] = [Answer(body)]
         native = items[0].get("finish_reason")
@@ -267,21 +266,25 @@ class OpenAITranslator(Translator):
 
     def _name(self, body: dict[str, Any]) -> None:
         if self.upstream_id is None:
-            self.upstream_id = body["id"][:_NAME_CHARS] if isinstance(body.get("id"), str) else ""
-            self.upstream_model = body["model"][:_NAME_CHARS] if isinstance(body.get("model"), str) else None
+            id_, model = body.get("id"), body.get("model")
+            self.upstream_id = id_[:_NAME_CHARS] if isinstance(id_, str) else ""
+            self.upstream_model = model[:_NAME_CHARS] if isinstance(model, str) else None
+
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class _CachedTokens(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
 
 
 class _ReasoningTokens(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Tokens | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int | None = None
+    prompt_tokens: _Tokens
+    completion_tokens: _Tokens | None = None
     prompt_tokens_details: _CachedTokens | None = None
     completion_tokens_details: _ReasoningTokens | None = None
 
@@ -296,12 +299,10 @@ def _usage(reported: Any) -> Usage | None:
         return None
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
     reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
-    counts = (usage.prompt_tokens, usage.completion_tokens or 0, cached or 0, reasoning or 0)
-    if min(counts) < 0 or max(counts) >= 2**31:
-        return None
-    if (cached or 0) > usage.prompt_tokens or (reasoning or 0) > (usage.completion_tokens or 0):
+    output = usage.completion_tokens or 0
+    if (cached or 0) > usage.prompt_tokens or (reasoning or 0) > output:
         cached = reasoning = None
-    return Usage(usage.prompt_tokens, usage.completion_tokens or 0, cached, reasoning)
+    return Usage(usage.prompt_tokens, output, cached, reasoning)
 
 
 def _object(data: bytes) -> dict[str, Any]:

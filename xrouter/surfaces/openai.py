@@ -19,6 +19,13 @@ _REQUESTS: Final[Mapping[str, type[Request]]] = {
     "completions": CompletionRequest,
     "embeddings": EmbeddingRequest,
 }
+_RENDERERS: Final[Mapping[tuple[str, bool], type[Renderer]]] = {
+    ("chat", True): ChatStream,
+    ("chat", False): ChatAnswer,
+    ("completions", True): CompletionStream,
+    ("completions", False): CompletionAnswer,
+    ("embeddings", False): EmbeddingAnswer,
+}
 
 
 def read_call(kind: str, raw: bytes) -> Call:
@@ -42,14 +49,4 @@ def read_call(kind: str, raw: bytes) -> Call:
 
 def renderer(call: Call, head: AnswerHead) -> Renderer:
     """What turns the events of this call's answer into the client's bytes."""
-    match call.kind, call.stream:
-        case "chat", True:
-            return ChatStream(head, call)
-        case "chat", False:
-            return ChatAnswer(head, call)
-        case "completions", True:
-            return CompletionStream(head, call)
-        case "completions", False:
-            return CompletionAnswer(head, call)
-        case _:
-            return EmbeddingAnswer(head, call)
+    return _RENDERERS[call.kind, call.stream](head, call)

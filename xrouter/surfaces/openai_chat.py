@@ -159,7 +159,6 @@ class ChatAnswer(Renderer):
 
     def __init__(self, head: AnswerHead, call: Call) -> None:
         super().__init__(head, call)
-        self._legacy = legacy_functions(call)
         self._text: list[str] = []
         self._reasoning: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
@@ -218,9 +217,10 @@ class ChatAnswer(Renderer):
             }
             for _, call in sorted(self._calls.items())
         ]
+        legacy = legacy_functions(self.call)
         finish = self._finish or Finish("stop", "")
         reason: str = finish.reason
-        if calls and self._legacy:
+        if calls and legacy:
             message["function_call"] = cast(dict[str, Any], calls[0]["function"])
             reason = "function_call" if reason == "tool_calls" else reason
         elif calls:
