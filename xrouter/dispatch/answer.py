@@ -1,6 +1,6 @@
 """What the client of one request is sent: the head once, an answer's events as they come, comments, one end."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 from xrouter.context import Cost, RequestContext, Target
 from xrouter.dispatch.upstream_call import UpstreamCall
@@ -28,12 +28,12 @@ class Answer:
         self._world = services.world
         self._ctx = ctx
         self._pass_on = send
-        self._keep_alive = KeepAlive(self._comment) if ctx.call.stream else None
+        self.streams = streams = ctx.call.stream
+        self._keep_alive = KeepAlive(self._comment) if streams else None
         self._renderer: Renderer | None = None
         self.started = False
         self.begun = False  # a head that waits for its settlement, or for a slow client, may never leave
         self.ended = False  # the last byte has left
-        self.streams = ctx.call.stream
         self.asked_at = 0.0  # monotonic: since when the client has waited for the attempt under way
         self.call: UpstreamCall | None = None  # the one whose answer this is
         self.first_token_s: float | None = None  # since the request's start
@@ -91,8 +91,11 @@ class Answer:
         if keep_alive is not None:
             keep_alive.resume()
 
-    async def complete(self, usage: Usage | None, cost: Cost | None) -> None:
-        """Send what is left of an answer that is whole. The outcome is written before this."""
+    def complete(self, usage: Usage | None, cost: Cost | None) -> Awaitable[None]:
+        """Send what is left of an answer that is whole. The outcome is written before this.
+
+        It hands the coroutine on instead of awaiting it, and so does who calls it: two frames less in every `send`.
+        """
         if self._renderer is None:
             assert self.call is not None
             self._renderer = renderer(self._ctx.call, self._head(self.call.target))
@@ -102,7 +105,7 @@ class Answer:
             if cost is not None:
                 headers.append((b"x-xrouter-cost", b"%d.%09d" % divmod(cost.nano, 10**9)))
             headers.append((b"content-length", b"%d" % len(last)))
-        await self._send_last(last)
+        return self._send_last(last)
 
     async def fail(self, error: XRouterError, target: Target) -> None:
         """End an answer that has begun with its last event, unless it has ended. `target`: the one that was tried last."""

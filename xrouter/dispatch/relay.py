@@ -5,7 +5,7 @@ event, then the end. A first try costs nothing of an upstream's retry budget, ev
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 from xrouter.context import Attempt, AttemptReason, End, Outcome, RequestContext, Target
@@ -250,7 +250,7 @@ class Relay:
         finally:
             await call.aclose()
 
-    async def _complete(self, call: UpstreamCall) -> None:
+    def _complete(self, call: UpstreamCall) -> Awaitable[None]:
         """The answer is whole: write the outcome, then send what is left of it."""
         ctx = self.ctx
         call.noted = True  # before its connection is free, so that nobody who sees that misses the outcome
@@ -259,7 +259,7 @@ class Relay:
         self.conclude("client_abort" if self.left else "complete", whole=True)
         usage = ctx.outcome.usage
         cost = ctx.quote.parts(usage, call.target) if usage is not None and ctx.provided("quote") else None
-        await self.answer.complete(usage, cost)
+        return self.answer.complete(usage, cost)
 
     async def _discard(self, begun: _Begun) -> None:
         """The loser of a race had answered as well: nobody is charged for it."""
