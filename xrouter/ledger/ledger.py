@@ -1,7 +1,8 @@
 """The ledger of one process: operations grouped into batches, holds kept alive, those of dead processes ended.
 
 Batches are natural: an operation that comes while nothing is being written is written in the same turn of the event loop;
-what comes while a batch is under way makes the next one. No timer makes a lone request wait.
+what comes while a batch is under way, or in the turn that it ends in, makes the next one. No timer makes a lone request
+wait.
 
 What must happen is done by tasks that belong to the ledger (style lesson 9): a request that is cancelled while it settles is
 settled all the same, and `aclose` waits for that.
@@ -347,4 +348,4 @@ class Ledger:
                 future.exception()  # a waiter who has gone leaves no complaint about an error that nobody saw
             else:
                 future.set_result(result)
-        self._write()
+        committed.get_loop().call_soon(self._write)  # what else came in this turn of the loop belongs to the next batch
