@@ -41,8 +41,8 @@ def in_micros(seconds: float) -> float:
 def _told(name: str, ctx: RequestContext, held_nano: int | None) -> str:
     if name == "quota":
         return "passed" if held_nano is None else f"up to {format_credits(held_nano)} credits are held"
-    known = _TOLD.get(name)
-    return "passed" if known is None or not ctx.provided(known[0]) else known[1](ctx)
+    fact, told = _TOLD.get(name, _UNTOLD)
+    return told(ctx) if fact in ctx else "passed"
 
 
 def _key(ctx: RequestContext) -> str:
@@ -68,7 +68,9 @@ def _body(ctx: RequestContext) -> str:
 
 def _targets(ctx: RequestContext) -> str:
     targets = ctx.route.targets
-    return f"{_several(len(targets), 'target')}: {', '.join([target.upstream for target in targets[:8]])}"
+    if len(targets) == 1:
+        return f"1 target: {targets[0].upstream}"
+    return f"{len(targets)} targets: {', '.join([target.upstream for target in targets[:8]])}"
 
 
 def _tokens(ctx: RequestContext) -> str:
@@ -93,3 +95,4 @@ _TOLD: Final[dict[str, tuple[str, Callable[[RequestContext], str]]]] = {
     "token_count": ("estimate", _tokens),
     "dispatch": ("outcome", _end),
 }
+_UNTOLD: Final = ("", _end)  # of other filters: no such fact is ever there

@@ -80,10 +80,19 @@ class Rates(msgspec.Struct, frozen=True):
         return self._nano(input_tokens, output_tokens, 0, reasoning, images)
 
     def _nano(self, input_tokens: int, output_tokens: int, cached: int, reasoning: int, images: int) -> int:
-        counts = (input_tokens, output_tokens, cached, reasoning, images)
-        if min(counts) < 0 or max(counts) > _MOST_TOKENS:
+        if not (
+            0 <= input_tokens <= _MOST_TOKENS
+            and 0 <= output_tokens <= _MOST_TOKENS
+            and 0 <= cached <= _MOST_TOKENS
+            and 0 <= reasoning <= _MOST_TOKENS
+            and 0 <= images <= _MOST_TOKENS
+        ):
+            counts = (input_tokens, output_tokens, cached, reasoning, images)
             raise UpstreamProtocolError(_GARBAGE, detail=f"input, output, cached, reasoning, images: {counts}")
-        cached, reasoning = min(cached, input_tokens), min(reasoning, output_tokens)
+        if cached > input_tokens:
+            cached = input_tokens
+        if reasoning > output_tokens:
+            reasoning = output_tokens
         exact = (
             self.input * (input_tokens - cached)
             + self.cached_input * cached
@@ -94,6 +103,7 @@ class Rates(msgspec.Struct, frozen=True):
         )
         nano = -(-exact // self.denominator)
         if nano > LARGEST_NANO:
+            counts = (input_tokens, output_tokens, cached, reasoning, images)
             raise UpstreamProtocolError(_GARBAGE, detail=f"{counts} cost {nano}")
         return nano
 
@@ -218,7 +228,7 @@ class PriceBook:
 
     def price(self, target: Target, today: str) -> PricedModel:
         """The price of `target` on the date `today`, YYYY-MM-DD."""
-        period = next((date for date in reversed(self._dates) if date <= today), "")
+        period = next((date for date in reversed(self._dates) if date <= today), "") if self._dates else ""
         found = self._made.get((target, period))
         if found is None:
             found = self._made[target, period] = PricedModel.of(
