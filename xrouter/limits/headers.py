@@ -50,7 +50,7 @@ def add_headers(
         if told is None:
             continue
         if told is not known:  # the first is mostly one of the other two
-            known, values = told, _values(*told)
+            known, values = told, _values(told[0].limit, told[1])
         headers += zip(names, values, strict=True)
     if refused is not None and refused[1].retry_us < 0:  # however long they wait
         headers.append(_NO_RETRY)
@@ -64,19 +64,12 @@ def _left(standing: Standing) -> float:
     return standing[1].remaining / standing[0].limit.most
 
 
-def _values(claim: Claim, state: State) -> tuple[bytes, bytes, bytes]:
-    amount, remaining = claim.limit.amount, state.remaining
-    if claim.limit.kind == "credits":
-        amount, remaining = amount // MICRO, remaining // MICRO
-    return b"%d" % amount, b"%d" % remaining, b"%d" % _reset_s(state)
+def _values(limit: Limit, state: State) -> tuple[bytes, bytes, bytes]:
+    return limit.told_amount, b"%d" % (state.remaining // limit.unit), b"%d" % _reset_s(state)
 
 
 def _reset_s(state: State) -> int:
     return seconds(state.reset_us if state.reset_us >= state.retry_us else state.retry_us)
-
-
-def _unit(limit: Limit) -> int:
-    return MICRO if limit.kind == "credits" else 1
 
 
 def worst_refusal(standings: Sequence[Standing]) -> Standing:
@@ -87,7 +80,7 @@ def worst_refusal(standings: Sequence[Standing]) -> Standing:
 
 def refusal(claim: Claim, state: State) -> RateLimited:
     """The error of a claim that did not fit."""
-    limit, unit = claim.limit, _unit(claim.limit)
+    limit, unit = claim.limit, claim.limit.unit
     allowed = f"{limit.amount // unit} {limit.kind.replace('_', ' ')}"
     if limit.kind == "concurrency":
         message = f"The limit {limit.name} is reached: {limit.amount} requests at a time"

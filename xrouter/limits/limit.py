@@ -54,6 +54,8 @@ class Limit:
     credits_most: int = 0
     window_us: int = field(init=False, repr=False)
     most: int = field(init=False, repr=False)  # that can ever be taken at once
+    unit: int = field(init=False, repr=False)  # that people are told amounts in
+    told_amount: bytes = field(init=False, repr=False)  # the amount in a header
     code: str = field(init=False, repr=False)  # what limits.lua is told of it
     name_in_keys: str = field(init=False, repr=False)  # the middle part of its states' keys
 
@@ -63,6 +65,8 @@ class Limit:
         bucket = self.strategy == "token_bucket" and self.kind != "concurrency"
         object.__setattr__(self, "window_us", window_us)
         object.__setattr__(self, "most", self.burst if bucket else self.amount)
+        object.__setattr__(self, "unit", MICRO if self.kind == "credits" else 1)
+        object.__setattr__(self, "told_amount", b"%d" % (self.amount // self.unit))
         object.__setattr__(self, "name_in_keys", f":{self.name}:{self.strategy[0]}{self.window_s}:")
         object.__setattr__(self, "code", f"{kind} {self.amount} {window_us} {self.burst} {int(self.shadow)}")
 

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from xrouter.limits.limit import MICRO, Change, Claim, Decision, Limit, Mark, State, ago
+from xrouter.limits.limit import MICRO, Change, Claim, Decision, Mark, State, ago
 from xrouter.limits.store import Counters
 from xrouter.limits.windows import Window, new_window
 from xrouter.world import World
@@ -24,9 +24,9 @@ class MemoryStore:
 
     def __init__(self, world: World, most_windows: int = _MOST_WINDOWS) -> None:
         self.counters = Counters()
-        self._world = world
+        self._monotonic = world.monotonic
         self._most = most_windows
-        self._windows: dict[str, tuple[Limit, Window]] = {}
+        self._windows: dict[str, Window] = {}
         self._watched: deque[str] = deque()  # the keys of all windows; the left end is looked at next
         self._due = 0  # how many are to be looked at
 
@@ -43,23 +43,26 @@ class MemoryStore:
         now_us = self._now_us()
         states = self.take(lease, claims, now_us)
         if states is not None:
-            return Decision(True, states)
-        states = tuple([self._window(claim).state(claim.limit, claim.amount, now_us) for claim in claims])
+            return Decision(True, tuple(states))
+        states = [self._window(claim).state(claim.limit, claim.amount, now_us) for claim in claims]
         self._apply(otherwise, now_us)
-        return Decision(False, states)
+        return Decision(False, tuple(states))
 
-    def take(self, lease: str, claims: Sequence[Claim], now_us: int | None = None) -> tuple[State, ...] | None:
+    def take(self, lease: str, claims: Sequence[Claim], now_us: int | None = None) -> list[State] | None:
         """Take all claims and tell where their limits stand, or take none: an admission that needs no coroutine."""
         if now_us is None:
             now_us = self._now_us()
         self._look_at_some(now_us)
-        found = []
+        looked: list[tuple[Window, Claim, State | None]] = []
         for claim in claims:
-            window = self._window(claim)
-            if not window.fits(claim.limit, claim.amount, now_us) and not claim.limit.shadow:
-                return None
-            found.append((claim, window))
-        return tuple([_taken(window, claim, now_us, lease) for claim, window in found])
+            window = self._windows.get(claim.key) or self._window(claim)
+            state = None
+            if not claim.amount or not window.fits(claim.limit, claim.amount, now_us):
+                state = window.state(claim.limit, claim.amount, now_us)
+                if not state.fits and not claim.limit.shadow:
+                    return None
+            looked.append((window, claim, state))
+        return [state or window.take(claim.limit, claim.amount, now_us, lease) for window, claim, state in looked]
 
     def count(self, lease: str, claims: Sequence[Claim]) -> list[Mark]:
         """Take all claims whether they fit or not; returns where each was taken."""
@@ -72,11 +75,12 @@ class MemoryStore:
 
     def _apply(self, changes: Sequence[Change], now_us: int) -> None:
         for change in changes:
-            if change.key not in self._windows:
+            window = self._windows.get(change.key)
+            if window is None:
                 if change.delta < 0:
                     continue
                 self._look_at_some(now_us)
-            window = self._window(change)
+                window = self._window(change)
             age_us = change.age_us
             if age_us is None:
                 window.change(change.limit, change.mark, change.delta, now_us)
@@ -87,33 +91,31 @@ class MemoryStore:
         """All uses that still count, as another store is to be told of them. They are forgotten here."""
         now_us = self._now_us()
         changes = [
-            Change(limit, key, ago(now_us - at_us), used)
-            for key, (limit, window) in self._windows.items()
-            for at_us, used in window.uses(limit, now_us)
+            Change(window.limit, key, ago(now_us - at_us), used)
+            for key, window in self._windows.items()
+            for at_us, used in window.uses(now_us)
         ]
         self._windows.clear()
         self._watched.clear()
         return changes
 
     def _window(self, of: Claim | Change) -> Window:
-        found = self._windows.get(of.key)
-        if found is None:
-            found = of.limit, new_window(of.limit)
-            self._windows[of.key] = found
+        window = self._windows.get(of.key)
+        if window is None:
+            window = self._windows[of.key] = new_window(of.limit)
             self._watched.append(of.key)
             self._due += 1
-        return found[1]
+        return window
 
     def _look_at_some(self, now_us: int) -> None:
         """Before an admission, and before a change makes a window."""
-        self._due += 1
+        self._due = due = self._due + 1
         watched, windows = self._watched, self._windows
-        if self._due < _LOOKED_AT and len(windows) <= self._most:
+        if due < _LOOKED_AT and len(windows) <= self._most:
             return
-        for _ in range(min(self._due, len(watched))):
+        for _ in range(min(due, len(watched))):
             key = watched[0]
-            limit, window = windows[key]
-            if window.ends_us(limit) > now_us:
+            if windows[key].ends_us() > now_us:
                 watched.rotate(-1)
             else:
                 del watched[0], windows[key]
@@ -122,12 +124,4 @@ class MemoryStore:
             del windows[watched.popleft()]
 
     def _now_us(self) -> int:
-        return int(self._world.monotonic() * MICRO)
-
-
-def _taken(window: Window, claim: Claim, now_us: int, lease: str) -> State:
-    """The state after the claim, which fits unless its limit is a shadow, was taken."""
-    limit, amount = claim.limit, claim.amount
-    if amount and not (limit.shadow and not window.fits(limit, amount, now_us)):
-        return window.take(limit, amount, now_us, lease)
-    return window.state(limit, amount, now_us)
+        return int(self._monotonic() * MICRO)

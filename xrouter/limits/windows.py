@@ -2,7 +2,7 @@
 
 All of them are exact and take O(1) on average. `used` may exceed the limit: a correction with the real usage is a fact, and
 what is over is waited for. `fits` is that of `state`, by itself. `take` gives the state after it, as that of a claim that
-fits.
+fits. `limit` is the one that the window was made for; the amount may since have become another.
 """
 
 from collections import deque
@@ -17,9 +17,10 @@ SLOT_RETRY_US: Final = 1_000_000  # when a place of a full concurrency limit com
 class FixedWindow:
     """Begins with its first use, and ends `window_s` later for all that was used in it."""
 
-    __slots__ = ("start_us", "used")
+    __slots__ = ("limit", "start_us", "used")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
         self.start_us = 0
         self.used = 0
 
@@ -53,12 +54,12 @@ class FixedWindow:
             self.start_us, self.used = at_us, 0
         self.used += amount
 
-    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
+    def uses(self, now_us: int) -> list[tuple[int, int]]:
         """When how much was used that counts now."""
-        return [(self.start_us, self.used)] if self.used and now_us < self.start_us + limit.window_us else []
+        return [(self.start_us, self.used)] if self.used and now_us < self.start_us + self.limit.window_us else []
 
-    def ends_us(self, limit: Limit) -> int:
-        return self.start_us + limit.window_us
+    def ends_us(self) -> int:
+        return self.start_us + self.limit.window_us
 
 
 class SlidingWindow:
@@ -68,9 +69,10 @@ class SlidingWindow:
     early, and at most a 60th of the window later than each use alone would.
     """
 
-    __slots__ = ("slices", "total")
+    __slots__ = ("limit", "slices", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
         self.slices: deque[list[int]] = deque()  # [index, used, time of the last use], oldest first
         self.total = 0
 
@@ -87,8 +89,10 @@ class SlidingWindow:
 
     def state(self, limit: Limit, amount: int, now_us: int) -> State:
         slices = self.slices
-        fits = self.fits(limit, amount, now_us)
+        if slices and slices[0][2] + limit.window_us <= now_us:
+            self._expire(limit, now_us)
         left = limit.amount - self.total
+        fits = left >= (amount or 1)
         retry_us = 0 if fits else self._retry_us(limit, amount, now_us)
         if not slices:
             return State(fits, left if left > 0 else 0, 0, retry_us, 0)
@@ -118,7 +122,8 @@ class SlidingWindow:
         return State(True, limit.amount - total if total < limit.amount else 0, limit.window_us, 0, index)
 
     def change(self, limit: Limit, mark: Mark, delta: int, now_us: int) -> None:
-        self._expire(limit, now_us)
+        if self.slices and self.slices[0][2] + limit.window_us <= now_us:
+            self._expire(limit, now_us)
         for piece in reversed(self.slices):  # a correction is mostly of one of the newest
             if piece[0] == mark:
                 changed = max(0, piece[1] + delta)
@@ -142,12 +147,12 @@ class SlidingWindow:
             self.slices = deque(sorted([*self.slices, [index, amount, at_us]]))
         self.total += amount
 
-    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
-        self._expire(limit, now_us)
+    def uses(self, now_us: int) -> list[tuple[int, int]]:
+        self._expire(self.limit, now_us)
         return [(last_us, used) for _, used, last_us in self.slices]
 
-    def ends_us(self, limit: Limit) -> int:
-        return self.slices[-1][2] + limit.window_us if self.slices else 0
+    def ends_us(self) -> int:
+        return self.slices[-1][2] + self.limit.window_us if self.slices else 0
 
 
 class TokenBucket:
@@ -157,9 +162,10 @@ class TokenBucket:
     I.371): taking moves it on by what the taken amount needs to refill.
     """
 
-    __slots__ = ("full_us",)
+    __slots__ = ("full_us", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
         self.full_us = 0
 
     def fits(self, limit: Limit, amount: int, now_us: int) -> bool:
@@ -189,11 +195,11 @@ class TokenBucket:
         """As if it were of now: `uses` tells only what has not refilled yet."""
         self.full_us = max(self.full_us, now_us) + _refill_us(limit, amount)
 
-    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
-        amount = (self.full_us - now_us) * limit.amount // limit.window_us
+    def uses(self, now_us: int) -> list[tuple[int, int]]:
+        amount = (self.full_us - now_us) * self.limit.amount // self.limit.window_us
         return [(now_us, amount)] if amount > 0 else []
 
-    def ends_us(self, limit: Limit) -> int:
+    def ends_us(self) -> int:
         return self.full_us
 
 
@@ -205,9 +211,10 @@ def _refill_us(limit: Limit, amount: int) -> int:
 class Slots:
     """Requests under way. In memory a lease needs no end: whoever dies takes the count with it."""
 
-    __slots__ = ("leases",)
+    __slots__ = ("leases", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
         self.leases: set[str] = set()
 
     def fits(self, limit: Limit, amount: int, now_us: int) -> bool:
@@ -231,10 +238,10 @@ class Slots:
     def used_at(self, limit: Limit, amount: int, at_us: int, now_us: int) -> None:
         """A lease of the past is none."""
 
-    def uses(self, limit: Limit, now_us: int) -> list[tuple[int, int]]:
+    def uses(self, now_us: int) -> list[tuple[int, int]]:
         return []
 
-    def ends_us(self, limit: Limit) -> int:
+    def ends_us(self) -> int:
         return _NEVER_US if self.leases else 0
 
 
@@ -245,11 +252,11 @@ Window = FixedWindow | SlidingWindow | TokenBucket | Slots
 def new_window(limit: Limit) -> Window:
     """A state in which nothing is used."""
     if limit.kind == "concurrency":
-        return Slots()
+        return Slots(limit)
     match limit.strategy:
         case "fixed_window":
-            return FixedWindow()
+            return FixedWindow(limit)
         case "sliding_window":
-            return SlidingWindow()
+            return SlidingWindow(limit)
         case "token_bucket":
-            return TokenBucket()
+            return TokenBucket(limit)
