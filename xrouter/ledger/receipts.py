@@ -72,7 +72,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 def details(
     ctx: RequestContext,
-    outcome: Outcome | None,
+    outcome: Outcome,
     headers: list[tuple[bytes, bytes]],
     *,
     duration_s: float,
@@ -81,23 +81,23 @@ def details(
     configuration: InForce | None,
 ) -> str:
     """The details of a request as JSON. `headers` are the request's; `held_nano` is what was held for it, None: nothing."""
-    request, app = ctx.call.request, _app(headers)
+    request, app, first_token_s = ctx.call.request, _app(headers), outcome.first_token_s
     record = Details(
         request_id=ctx.request_id,
         endpoint=ctx.endpoint.name,
         requested=_kept(ctx.route.requested) or "",
         streamed=ctx.call.stream,
         duration_s=in_micros(duration_s),
-        first_token_s=in_micros(outcome.first_token_s) if outcome and outcome.first_token_s is not None else None,
-        upstream_id=_kept(outcome.upstream_id) if outcome else None,
-        served_model=_kept(outcome.upstream_model) if outcome else None,
-        native_finish_reason=_kept(outcome.native_finish_reason) if outcome else None,
-        error=outcome.error.type if outcome and outcome.error else None,
-        pieces=outcome.pieces if outcome else 0,
-        overhead_s=_overhead_s(ctx, outcome),
+        first_token_s=None if first_token_s is None else in_micros(first_token_s),
+        upstream_id=_kept(outcome.upstream_id),
+        served_model=_kept(outcome.upstream_model),
+        native_finish_reason=_kept(outcome.native_finish_reason),
+        error=outcome.error.type if outcome.error else None,
+        pieces=outcome.pieces,
+        overhead_s=None if first_token_s is None else in_micros(max(0.0, first_token_s - ctx.upstream_s)),
         configuration=configuration,
         parameters=parameters(ctx.call, output_cap),
-        attempts=tuple(map(_attempt, outcome.attempts[:_MOST_ATTEMPTS])) if outcome else (),
+        attempts=tuple(map(_attempt, outcome.attempts[:_MOST_ATTEMPTS])),
         decisions=decisions(ctx, held_nano),
         output_cap=output_cap,
         session_id=_kept(ctx.session_id or request.session_id),
@@ -115,12 +115,6 @@ def _kept(text: str | None) -> str | None:
     if text is None or (len(text) <= _LONGEST and text.isascii()):
         return text
     return text[:_LONGEST].encode("utf-8", "replace").decode()
-
-
-def _overhead_s(ctx: RequestContext, outcome: Outcome | None) -> float | None:
-    if outcome is None or outcome.first_token_s is None:
-        return None
-    return in_micros(max(0.0, outcome.first_token_s - ctx.upstream_s))
 
 
 def _attempt(attempt: Attempt) -> AttemptRecord:
