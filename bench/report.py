@@ -5,7 +5,7 @@ python bench/report.py
 
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +201,8 @@ TITLES = {
 }
 
 
-def page(results: Any) -> Iterator[str]:
+def page(results: Any, before: Mapping[str, str]) -> Iterator[str]:
+    """`before`: the page's sections by their titles, for measurements of their own that have not run on this machine."""
     machine = results["machine"]
     yield (
         f"{machine['cores']} shared cores ({machine['processor']}), Linux {machine['kernel']}, Python {machine['python']}, "
@@ -229,8 +230,12 @@ def page(results: Any) -> Iterator[str]:
                 yield "![latencies](performance-latency.svg)"
     if (found := _left("overload.json")) is not None:
         yield from ("", "### Overload", "", *overload(found))
+    elif "Overload" in before:
+        yield from ("", "### Overload", before["Overload"])
     if (found := _left("soak.json")) is not None:
         yield from ("", "### Soak", "", *soak(found, _left("soak-proof.json")))
+    elif "Soak" in before:
+        yield from ("", "### Soak", before["Soak"])
 
 
 def _left(name: str) -> Any:
@@ -243,8 +248,9 @@ def main() -> None:
     results = json.loads((HOME / "results.json").read_text())
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    tables = "\n".join(page(results)).replace("\n\n\n", "\n\n")
+    measured, after = rest.split(END)
+    sections = dict(part.split("\n", 1) for part in measured.rstrip("\n").split("\n### ")[1:])
+    tables = "\n".join(page(results, sections)).replace("\n\n\n", "\n\n")
     PAGE.write_text(f"{before}{BEGIN}\n{tables}\n{END}{after}")
     if "requests" in results["rows"]:
         plots.throughput(results["rows"]["requests"]["figures"]["requests/s"], DOCS / "performance-throughput.svg")
