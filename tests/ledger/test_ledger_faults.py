@@ -5,7 +5,7 @@ import logging
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +48,22 @@ async def test_f14_f16_a_locked_database_is_503_in_time_and_then_works_again(boo
     assert caught.value.retry_after_s == 1.0
     assert "locked" in (caught.value.detail or "")
     assert await books.hold("g2", 10_000) == 10_000
+
+
+@pytest.mark.sqlite_only
+async def test_f14_a_lock_that_is_given_back_in_time_is_waited_for(books: Money) -> None:
+    """Fails where the first refusal counts, since a hold is not tried again, and where SQLite itself waits."""
+    await books.ledger.transfer(grant(10_000))
+    asked: list[str] = []
+    inner = books.ledger._books
+    assert isinstance(inner, SqliteBooks)
+    assert inner._connection is not None
+    inner._connection.set_trace_callback(asked.append)
+    with ExitStack() as lock:
+        lock.enter_context(locked(books.path))
+        asyncio.get_running_loop().call_later(0.2, lock.close)
+        assert await books.hold("g1", 1_000) == 1_000
+    assert asked.count("BEGIN IMMEDIATE") > 20
 
 
 @pytest.mark.sqlite_only
