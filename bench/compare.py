@@ -46,7 +46,7 @@ from kit.redis_server import running_redis
 CONFIG = HERE / "comparison.yaml"
 RESULTS = peers.HOME / "results.json"
 CREDITS = "100000000"
-_DEBIAN_PORT, _SHARED_PORT, _START_PORT, _ONE_WORKER_PORT, _TWO_WORKERS_PORT = 9107, 9108, 9109, 9110, 9111
+_DEBIAN_PORT, _SHARED_PORT, _START_PORT, _WORKERS_PORT = 9107, 9108, 9109, 9110
 
 
 class Bench:
@@ -145,16 +145,21 @@ class Bench:
             with self.ours(name) as own:
                 measures.sustained(figures, Entry(own[name]), self.sustained_s)
 
-    def row_workers(self, figures: Figures) -> None:
-        """One worker and two, each on both cores, beside load and upstream: limits in Redis, which two have to share."""
+    @contextlib.contextmanager
+    def on_both_cores(self, *numbers: int) -> Iterator[list[Entry]]:
+        """Gateways of so many workers each, beside load and upstream: limits in Redis, which several have to share."""
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             environ = {"BENCH_REDIS": stack.enter_context(running_redis(folder)).url}
             entries = []
-            for number, port in ((1, _ONE_WORKER_PORT), (2, _TWO_WORKERS_PORT)):
-                name, options = f"workers: {number}", ("--workers", str(number))
+            for number in numbers:
+                name, options, port = f"workers: {number}", ("--workers", str(number)), _WORKERS_PORT + number
                 served = gateway(CONFIG, name, CREDITS, port=port, cores="0,1", more_environ=environ, options=options)
                 entries.append(Entry(stack.enter_context(served)))
+            yield entries
+
+    def row_workers(self, figures: Figures) -> None:
+        with self.on_both_cores(1, 2) as entries:
             measures.workers(figures, entries, 1, 1)  # to warm up
             figures.clear()
             measures.workers(figures, entries, self.rounds, self.seconds)
@@ -162,6 +167,8 @@ class Bench:
     def row_idle(self, figures: Figures) -> None:
         with self.ours("sqlite") as own:
             measures.idle(figures, Entry(own["sqlite"]), self.idle_streams)
+        with self.on_both_cores(2) as (two,):
+            measures.idle(figures, two, self.idle_streams * 5 // 4)
 
     def row_large(self, figures: Figures) -> None:
         with self.ours("sqlite") as own:
@@ -212,7 +219,12 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(rows), help="which (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each server (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=4, help="of each load (default: %(default)s)")
-    parser.add_argument("--idle", type=int, default=8000, help="open silent streams (default: %(default)s)")
+    parser.add_argument(
+        "--idle",
+        type=int,
+        default=8000,
+        help="open silent streams on one worker; two get a quarter more (default: %(default)s)",
+    )
     parser.add_argument("--sustained", type=int, default=60, help="seconds at 1 000 requests/s (default: %(default)s)")
     parser.add_argument("--report", action="store_true", help="write docs/performance.md and its plots, too")
     args = parser.parse_args()

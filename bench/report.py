@@ -116,11 +116,19 @@ def workers(row: Any) -> Iterator[str]:
 
 def idle(row: Any) -> Iterator[str]:
     lines = [
-        ["open silent streams", "kB each", "share of a core", "p99 ms of others before", "p99 ms of others beside"]
+        [
+            "on",
+            "open silent streams",
+            "kB each",
+            "share of a core",
+            "p99 ms of others before",
+            "p99 ms of others beside",
+        ]
     ]
     for name, number in row["streams"].items():
         lines.append(
             [
+                name,
                 f"{number[0]:.0f}",
                 spread(row["kB each"][name], 1),
                 f"{row['CPU share of their idling'][name][0] * 100:.1f} %",
