@@ -5,20 +5,17 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
 from kit.redis_server import RedisServer
-from limits_kit import admitted, change, claim, limit
+from limits_kit import WIDE, admitted, answered, change, claim, limit
 
 from xrouter.limits import redis_link
 from xrouter.limits.limit import NOW, Change
 from xrouter.limits.redis_client import open_client
 from xrouter.limits.redis_store import RedisStore
 from xrouter.limits.store import StoreDown
-
-WIDE = claim(limit(amount=1000, window_s=60))
 
 
 async def failure_s(store: RedisStore) -> float:
@@ -27,17 +24,6 @@ async def failure_s(store: RedisStore) -> float:
     with pytest.raises(StoreDown):
         await store.admit("r", [WIDE])
     return time.monotonic() - began
-
-
-async def answered(store: RedisStore) -> None:
-    """One admission, however often a busy machine lets the deadline of a call pass."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                assert await admitted(store, [WIDE])
-                return
-            except StoreDown:
-                await asyncio.sleep(0.05)
 
 
 async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
@@ -164,31 +150,6 @@ async def test_f12_a_server_that_takes_no_writes_is_away(
     await answered(redis_store)
 
 
-async def test_a_dead_process_keeps_its_places_for_its_lease(redis: RedisServer, redis_store: RedisStore) -> None:
-    two = claim(limit(kind="concurrency", amount=2, window_s=0))
-    dead = RedisStore(open_client(redis.url), lease_s=2)
-    await dead.start()
-    assert [await admitted(dead, [two], f"d{n}") for n in range(2)] == [True, True]
-    assert not await admitted(redis_store, [two])
-    await dead.aclose()  # it renews nothing any more, and has given nothing back
-    await asyncio.sleep(2.1)
-    assert [await admitted(redis_store, [two], f"r{n}") for n in range(3)] == [True, True, False]
-
-
-async def test_a_long_request_keeps_its_place(redis: RedisServer) -> None:
-    """Fails without the renewal."""
-    store = RedisStore(open_client(redis.url), lease_s=1)
-    await store.start()
-    one = claim(limit(kind="concurrency", amount=1, window_s=0))
-    decision = await store.admit("long", [one])
-    for _ in range(5):
-        await asyncio.sleep(0.4)
-        assert not await admitted(store, [one], "other")
-    store.settle([change(one, decision, -1)])
-    assert await admitted(store, [one], "other")
-    await store.aclose()
-
-
 async def test_what_could_not_be_given_back_is_when_the_server_is_well_again(
     redis: RedisServer, redis_store: RedisStore
 ) -> None:
@@ -233,23 +194,6 @@ async def test_corrections_that_wait_are_bounded(redis: RedisServer, redis_store
     assert redis_store.counters.lost_changes == 50
 
 
-async def test_a_cancelled_admission_leaves_nothing_taken(redis: RedisServer, redis_store: RedisStore) -> None:
-    """Fails if the reply is forgotten with the caller: the script has run all the same."""
-    slots = claim(limit(kind="concurrency", amount=5, window_s=0))
-    for turns in range(12):
-        task = asyncio.create_task(redis_store.admit(f"r{turns}", [slots]))
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        (result,) = await asyncio.gather(task, return_exceptions=True)
-        if not isinstance(result, asyncio.CancelledError):
-            redis_store.settle([change(slots, result, -1)])
-    await asyncio.sleep(0.1)
-    look = await redis_store.admit("look", [claim(slots.limit, 0)])
-    assert look.states[0].remaining == 5
-    assert redis_store._held == {}
-
-
 async def test_closing_sends_what_is_queued(redis: RedisServer, shared_redis: RedisServer) -> None:
     store = RedisStore(open_client(redis.url))
     await store.start()
@@ -284,25 +228,3 @@ async def test_no_password_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 def test_the_script_is_called_by_its_real_name(shared_redis: RedisServer) -> None:
     assert shared_redis.client().script_load(redis_link._SCRIPT) == redis_link._SHA
-
-
-async def test_a_lease_that_could_not_be_taken_is_not_taken_after_its_end(
-    redis_store: RedisStore, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fails where it is kept and sent again: nobody ends it a second time, and its place is renewed for ever."""
-    slot = claim(limit(kind="concurrency", amount=1, window_s=0))
-
-    def fail(_: object) -> asyncio.Future[Any]:
-        monkeypatch.undo()
-        failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        failed.set_exception(StoreDown("once", sent=False))
-        return failed
-
-    monkeypatch.setattr(redis_store._link, "call", fail)
-    redis_store.settle([Change(slot.limit, slot.key, "r", 0)])
-    redis_store.settle([Change(slot.limit, slot.key, "r", -1)])
-    await asyncio.sleep(0)
-    await answered(redis_store)
-    redis_store._renew()
-    assert await admitted(redis_store, [slot], "other")
-    assert list(redis_store._held) == [(slot.key, "other")]

@@ -76,11 +76,14 @@ class RedisStore:
     async def _admit_at_once(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change]) -> Decision:
         reply = self._link.call(self._encode(lease, claims, otherwise))
         try:
-            return self._decision(lease, claims, await asyncio.shield(reply))
+            decision = self._decision(lease, claims, await asyncio.shield(reply))
         except asyncio.CancelledError:
             # Nobody will hear the answer: whatever it is, in the end nothing is taken and `otherwise` is applied.
             reply.add_done_callback(lambda done: self._undo(done, lease, claims, otherwise))
             raise
+        if not decision.admitted:
+            self._hold(otherwise)  # the script has applied it
+        return decision
 
     async def _admit_in_turn(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change]) -> Decision:
         states: dict[str, State] = {}
@@ -104,6 +107,13 @@ class RedisStore:
         return Decision(False, tuple(states.get(claim.key) or _unasked(claim) for claim in claims))
 
     def settle(self, changes: Sequence[Change]) -> None:
+        self._hold(changes)
+        for group in _by_tag(changes) if self._cluster else [list(changes)]:
+            for at in range(0, len(group), _CHUNK):
+                self._send(group[at : at + _CHUNK])
+
+    def _hold(self, changes: Sequence[Change]) -> None:
+        """Which leases are renewed from now on, and which no more."""
         for change in changes:
             if change.limit.kind == "concurrency":
                 lease = change.key, str(change.mark)
@@ -111,9 +121,6 @@ class RedisStore:
                     self._held.pop(lease, None)
                 else:  # if the server is away, it is taken there when it is back, with the renewals
                     self._held[lease] = change.limit
-        for group in _by_tag(changes) if self._cluster else [list(changes)]:
-            for at in range(0, len(group), _CHUNK):
-                self._send(group[at : at + _CHUNK])
 
     def _send(self, changes: list[Change]) -> None:
         reply = self._link.call(self._encode("", (), changes))
@@ -184,11 +191,17 @@ class RedisStore:
     def _undo(
         self, done: asyncio.Future[Reply], lease: str, claims: Sequence[Claim], otherwise: Sequence[Change]
     ) -> None:
-        if done.cancelled() or done.exception() is not None:
+        if done.cancelled():
+            return
+        if done.exception() is not None:  # it may have run. A lease can be ended twice, but a use not uncounted twice
+            ends = [*(Change(claim.limit, claim.key, lease, -1) for claim in claims), *otherwise]
+            self.settle([end for end in ends if end.limit.kind == "concurrency"])
             return
         decision, _ = _decode(lease, claims, done.result())
         if decision.admitted:
             self.settle([*_given_back(claims, decision), *otherwise])
+        else:
+            self._hold(otherwise)
 
 
 def _decode(lease: str, claims: Sequence[Claim], reply: Reply) -> tuple[Decision, bool]:
