@@ -78,6 +78,7 @@ def test_section_that_breaks_a_rule(problems_of, sheet, line, problem):
         ("engine: http2", "10: expected one of 'http1', 'httpx2', found 'http2'"),
         ("key_file: /no/such/file", "12: no such file (a relative path starts at the working directory)"),
         ("tls: {ca_file: /no/such/file}", "17: no such file (a relative path starts at the working directory)"),
+        (f"key_file: {'x' * 5000}", "12: no such file (a relative path starts at the working directory)"),
         ("timeouts: {conect_s: 1}", "13: unknown key 'conect_s'; known: connect_s, first_byte_s, idle_s, total_s; "
                                     "did you mean 'connect_s'?"),
     ],

@@ -78,8 +78,12 @@ def check_workers(root: MappingNode, values: Mapping[str, Any], problems: Proble
     if not isinstance(server, Server) or server.workers == 1 or workers is None:
         return
     if _left_empty(_child(root, "redis")):
-        message = f"{server.workers} workers need `redis`: that is where they count together"
-        problems.add(workers.place, message)
+        problems.add(workers.place, workers_fault(server.workers))
+
+
+def workers_fault(workers: int) -> str:
+    """What is wrong with more than one worker and no Redis."""
+    return f"{workers} workers need `redis`: that is where they count together"
 
 
 class _Names:

@@ -210,7 +210,7 @@ def _file(value: Any) -> str | None:
         return None
     try:
         found = Path(value).is_file()
-    except ValueError:  # a NUL
+    except (ValueError, OSError):  # a NUL, a name that is too long
         found = False
     return None if found else "no such file (a relative path starts at the working directory)"
 

@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from xrouter.config.crosscheck import workers_fault
 from xrouter.config.load import decode, read
-from xrouter.config.settings import Settings
+from xrouter.config.problems import ConfigError, Problem
+from xrouter.config.rules import value_fault
+from xrouter.config.settings import Server, Settings
 
 _STARTED_WITH: Final = ("store", "redis")
 _LISTENING: Final = ("host", "port", "workers", "reuse_port")
@@ -33,7 +36,14 @@ class Source:
         """What the file's `text` says. Raises ConfigError."""
         settings = decode(text, self.path, os.environ)
         given = {name: getattr(self, name) for name in ("host", "port", "workers") if getattr(self, name) is not None}
-        return replace(settings, server=replace(settings.server, **given)) if given else settings
+        if not given:
+            return settings
+        faults = [(name, value_fault(Server, name, value)) for name, value in given.items()]
+        if given.get("workers", 1) > 1 and settings.redis is None:
+            faults.append(("workers", workers_fault(given["workers"])))
+        if problems := tuple(Problem(f"--{name}", fault) for name, fault in faults if fault):
+            raise ConfigError(problems)
+        return replace(settings, server=replace(settings.server, **given))
 
 
 def needs_restart(old: Settings, new: Settings) -> list[str]:
