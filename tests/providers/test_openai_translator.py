@@ -145,6 +145,17 @@ def test_usage_in_every_chunk_is_taken_out() -> None:
 
 
 @pytest.mark.parametrize(
+    "usage", [{"prompt_tokens": 9}, {"prompt_tokens": 9, "completion_tokens": None}, {"completion_tokens": 4}]
+)
+def test_usage_that_leaves_out_a_part_is_none(usage: dict[str, int | None]) -> None:
+    """Then all is counted here (promise 5). Fails where an answer's tokens that are not told are taken as zero."""
+    reader = translator(stream=True)
+    reader.started(200, HEADERS)
+    reader.feed(chunk({"content": "a"}, "stop") + chunk(None, usage=usage))
+    assert reader.usage is None
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"data: {}\n\n",

@@ -70,14 +70,20 @@ class Rates(msgspec.Struct, frozen=True):
 
         More cached tokens than input, or more reasoning than output, are taken as all of it.
         """
-        return self._nano(
+        nano = self._nano(
             usage.input_tokens, usage.output_tokens, usage.cached_tokens or 0, usage.reasoning_tokens or 0, images
         )
+        if nano > LARGEST_NANO:
+            raise UpstreamProtocolError(_GARBAGE, detail=f"{usage} costs {nano}")
+        return nano
 
     def most(self, input_tokens: int, output_tokens: int, images: int = 0) -> int:
-        """The most that so many tokens can cost, whatever part of the output is reasoning. Raises as `cost` does."""
+        """The most that so many tokens can cost, whatever part of the output is reasoning.
+
+        Never more than the largest amount: what is more than that cannot be afforded either.
+        """
         reasoning = output_tokens if self.reasoning > self.output else 0
-        return self._nano(input_tokens, output_tokens, 0, reasoning, images)
+        return min(self._nano(input_tokens, output_tokens, 0, reasoning, images), LARGEST_NANO)
 
     def _nano(self, input_tokens: int, output_tokens: int, cached: int, reasoning: int, images: int) -> int:
         if not (
@@ -101,11 +107,7 @@ class Rates(msgspec.Struct, frozen=True):
             + self.image * images
             + self.request
         )
-        nano = -(-exact // self.denominator)
-        if nano > LARGEST_NANO:
-            counts = (input_tokens, output_tokens, cached, reasoning, images)
-            raise UpstreamProtocolError(_GARBAGE, detail=f"{counts} cost {nano}")
-        return nano
+        return -(-exact // self.denominator)
 
     def output_part(self, usage: Usage) -> int:
         """Of `cost(usage)`, what is for the output: rounded up, so the other part is never negative."""

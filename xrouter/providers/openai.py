@@ -231,7 +231,7 @@ class OpenAITranslator(Translator):
         if chunk.get("error"):
             raise error_inside(chunk["error"], self._config.keys)
         self._name(chunk)
-        if usage := _usage(chunk.get("usage")):
+        if usage := _usage(chunk.get("usage"), self._call.kind):
             self.usage = usage
         choices = chunk.get("choices")
         if not isinstance(choices, list):
@@ -254,7 +254,7 @@ class OpenAITranslator(Translator):
         if body.get("error"):
             raise error_inside(body["error"], self._config.keys)
         self._name(body)
-        self.usage = _usage(body.get("usage"))
+        self.usage = _usage(body.get("usage"), self._call.kind)
         items = body.get("data" if self._call.kind == "embeddings" else "choices")
         if not isinstance(items, list) or set(map(type, items)) != {dict}:
             raise UpstreamProtocolError(detail="an answer without choices or data")
@@ -289,8 +289,11 @@ class _Usage(msgspec.Struct):
     completion_tokens_details: _ReasoningTokens | None = None
 
 
-def _usage(reported: Any) -> Usage | None:
-    """The usage that an upstream reported; None if it reported none that can be true (F07: negative, huge, not a number)."""
+def _usage(reported: Any, kind: str) -> Usage | None:
+    """The usage that an upstream reported; None if it reported none that can be true (F07: negative, huge, not a number).
+
+    An answer's tokens that are not told are not zero: then all is counted here. Embeddings have none.
+    """
     if reported is None:
         return None
     try:
@@ -299,7 +302,9 @@ def _usage(reported: Any) -> Usage | None:
         return None
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
     reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
-    output = usage.completion_tokens or 0
+    output = 0 if kind == "embeddings" else usage.completion_tokens
+    if output is None:
+        return None
     if (cached or 0) > usage.prompt_tokens or (reasoning or 0) > output:
         cached = reasoning = None
     return Usage(usage.prompt_tokens, output, cached, reasoning)
