@@ -179,6 +179,15 @@ def test_f04_the_longest_retry_after_is_kept_and_told(first: Scripted, gateway: 
     assert len(first.requests) == 2
 
 
+def test_f04_an_upstream_at_its_limit_that_says_no_time_has_the_client_told_one(
+    first: Scripted, gateway: RunningGateway
+) -> None:
+    """Fails without the time that `edge` gives."""
+    first.set(failing("429 No"))
+    reply = chat(gateway, "one/chat", "Peru?")
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
+
+
 def test_f02_no_first_byte_is_504_within_the_limit(first: Scripted, guarded: RunningGateway) -> None:
     """The goal is the limit and 100 ms, by the client's clock: the best of five, as the machine has others to serve."""
     first.set(silent)

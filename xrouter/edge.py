@@ -202,8 +202,8 @@ class _Response:
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
         ]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % max(1, -(-error.retry_after_s // 1))))
+        if error.retry_after_s is not None or error.status == 429:  # an upstream at its limit may not say for how long
+            headers.append((b"retry-after", b"%d" % max(1, -(-(error.retry_after_s or 1) // 1))))
         await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body, "more_body": False})
 

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xrouter.errors import BadRequest
+from xrouter.surfaces.openai import read_call
 from xrouter.surfaces.strict_json import decode_object
 from xrouter.wire import encode_json
 
+MESSAGES = b'"messages": [{"role": "user", "content": "?"}]'
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
     st.none()
@@ -58,3 +60,19 @@ def test_quotation_marks_in_strings_confuse_nobody() -> None:
 def test_what_is_none(raw: bytes) -> None:
     with pytest.raises(BadRequest):
         decode_object(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "param"),
+    [
+        (b'{"model": "a/b"}', "messages"),
+        (b'{"model": "a/b", "messages": [{"content": "?"}]}', "messages[0].role"),
+        (b'{"model": "a/b", "n": 0, ' + MESSAGES + b"}", "n"),
+        (b"{" + MESSAGES + b"}", "model"),
+    ],
+)
+def test_the_field_at_fault_is_named(raw: bytes, param: str) -> None:
+    """Fails for the first two where only the place that msgspec tells is taken: a missing field has none."""
+    with pytest.raises(BadRequest) as refused:
+        read_call("chat", raw)
+    assert refused.value.param == param

@@ -11,7 +11,7 @@ from xrouter.surfaces.base import AnswerHead, Renderer
 from xrouter.surfaces.openai_chat import ChatAnswer, ChatStream
 from xrouter.surfaces.openai_completions import CompletionAnswer, CompletionStream
 from xrouter.surfaces.openai_embeddings import EmbeddingAnswer
-from xrouter.surfaces.strict_json import decode_object
+from xrouter.surfaces.strict_json import decode_object, field_fault
 from xrouter.wire import ChatRequest, CompletionRequest, EmbeddingRequest, Request
 
 _REQUESTS: Final[Mapping[str, type[Request]]] = {
@@ -38,9 +38,7 @@ def read_call(kind: str, raw: bytes) -> Call:
     try:
         request = msgspec.convert(body, _REQUESTS[kind])
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at ")
-        param = place.strip("`").removeprefix("$").removeprefix(".") or None
-        raise BadRequest(f"{message}{f' at `{param}`' if param else ''}", param=param) from None
+        raise field_fault(error) from None
     call = Call(kind, request, body, raw)  # type: ignore[arg-type]  # kind is a key of _REQUESTS
     if not call.models:
         raise BadRequest("`model` is missing", param="model")

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from xrouter.errors import BadRequest
 from xrouter.store.amounts import NANO_PER_CREDIT
-from xrouter.surfaces.strict_json import decode_object
+from xrouter.surfaces.strict_json import decode_object, field_fault
 
 _T = TypeVar("_T", bound=Struct)
 _MOST_CREDITS: Final = 2**63 // NANO_PER_CREDIT - 1
@@ -21,9 +21,7 @@ def read_struct(raw: bytes, shape: type[_T]) -> _T:
     try:
         return msgspec.convert(_decode_exact(raw), shape)
     except msgspec.ValidationError as error:
-        message, _, place = str(error).partition(" - at ")
-        param = place.strip("`").removeprefix("$").removeprefix(".") or None
-        raise BadRequest(f"{message}{f' at `{param}`' if param else ''}", param=param) from None
+        raise field_fault(error) from None
 
 
 def read_amount(value: object, param: str, *, signed: bool = False) -> int:

@@ -6,12 +6,15 @@ marks and nesting that no request needs. The decoder refuses all but the first b
 """
 
 import json
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 
 from xrouter.errors import BadRequest
 from xrouter.wire import decode_json, encode_json
+
+_MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -32,6 +35,15 @@ def decode_object(raw: bytes) -> dict[str, Any]:
     if (b"\\" in raw and b"\\u" in raw) or raw.count(b'"') != compact.count(b'"'):
         _refuse_repeated_names(raw)
     return body
+
+
+def field_fault(error: msgspec.ValidationError) -> BadRequest:
+    """The refusal of a body that has not the wanted shape; `param` names the field, also one that is missing."""
+    message, _, place = str(error).partition(" - at ")
+    path = place.strip("`").removeprefix("$").removeprefix(".")
+    missing = _MISSING.fullmatch(message)
+    param = ".".join(filter(None, (path, missing and missing[1]))) or None
+    return BadRequest(f"{message}{f' at `{path}`' if path else ''}", param=param)
 
 
 def _refuse_repeated_names(raw: bytes) -> None:
