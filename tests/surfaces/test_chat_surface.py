@@ -158,6 +158,20 @@ def test_a_break_after_the_first_byte_is_one_event() -> None:
         assert event["choices"][0]["finish_reason"] == "error"
 
 
+@pytest.mark.parametrize(("kind", "object_"), [("chat", "chat.completion.chunk"), ("completions", "text_completion")])
+def test_all_chunks_of_another_servers_stream_have_its_time(kind: str, object_: str) -> None:
+    """OpenAI: "Each chunk has the same timestamp". Fails where the gateway's own chunks tell the gateway's time."""
+    body = {"model": "a/b", "prompt": "x"} if kind == "completions" else CHAT
+    body = {**body, "stream": True}
+    choice = {"index": 0, "text": "a", "delta": {"content": "a"}, "finish_reason": None}
+    data = encode_json({"id": "up-1", "object": object_, "created": 5, "model": "m", "choices": [choice]})
+    found = chunks(rendered(body, [Verbatim(data)], kind=kind, usage=Usage(1, 1), openrouter=True))
+    assert [(each["id"], each["object"], each["created"]) for each in found] == [("gen-1", object_, 5)] * 2
+    this = renderer(read_call(kind, encode_json(body)), AnswerHead("gen-1", "a/b", 7, "up"))
+    this.feed([Verbatim(data)])
+    assert decode_json(this.failed(UpstreamTimeout()).removeprefix(b"data: "))["created"] == 5
+
+
 def test_a_whole_answer_of_another_server_keeps_what_it_says() -> None:
     choice = {
         "index": 0,

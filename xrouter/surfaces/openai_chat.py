@@ -51,6 +51,12 @@ def _silent(choice: dict[str, Any], key: str) -> dict[str, Any]:
     return {**choice, key: {name: value for name, value in said.items() if name not in _REASONING}}
 
 
+def _opened(head: AnswerHead) -> bytes:
+    """The beginning of a chunk's JSON, without a comma."""
+    chunk = {"id": head.id, "object": CHUNK, "created": head.created, "model": head.model, "provider": head.provider}
+    return encode(chunk)[:-1]
+
+
 class ChatStream(Renderer):
     streams = True
 
@@ -59,9 +65,7 @@ class ChatStream(Renderer):
         self._splicer = Splicer(head)
         self._legacy = legacy_functions(call)
         self._hide_reasoning = hides_reasoning(call)
-        self._head_json = encode(
-            {"id": head.id, "object": CHUNK, "created": head.created, "model": head.model, "provider": head.provider}
-        )[:-1]
+        self._head_json = _opened(head)
         self._before = b"data: " + self._head_json + b',"choices":[{"index":0,"delta":'
         self._begun = False
         self._verbatim = False
@@ -99,10 +103,11 @@ class ChatStream(Renderer):
         if usage is None or not wants_usage(self.call, self.head):
             return DONE
         counted = encode(usage_object(usage, cost))
-        return b'data: %b,"choices":[],"usage":%b}\n\n%b' % (self._head_json, counted, DONE)
+        head_json = _opened(self._splicer.head) if self._verbatim else self._head_json
+        return b'data: %b,"choices":[],"usage":%b}\n\n%b' % (head_json, counted, DONE)
 
     def failed(self, error: XRouterError) -> bytes:
-        return error_event(self.head, CHUNK, error, {"delta": {"content": ""}})
+        return error_event(self._splicer.head, CHUNK, error, {"delta": {"content": ""}})
 
     def _opening(self) -> bytes:
         self._begun = True

@@ -41,7 +41,7 @@ class CompletionStream(Renderer):
         return event(encode({**self._head(), "choices": [], "usage": usage_object(usage, cost)})) + DONE
 
     def failed(self, error: XRouterError) -> bytes:
-        return error_event(self.head, _KIND, error, {"text": ""})
+        return error_event(self._splicer.head, _KIND, error, {"text": ""})
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -49,7 +49,7 @@ class CompletionStream(Renderer):
         self._verbatim = False
 
     def _head(self) -> dict[str, Any]:
-        head = self.head
+        head = self._splicer.head
         return {
             "id": head.id,
             "object": _KIND,

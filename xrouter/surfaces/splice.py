@@ -6,16 +6,18 @@ text cannot be the model's own words: inside a JSON string every quotation mark 
 decoding and encoding it (bench/splice.py).
 """
 
+from msgspec.structs import replace
+
 from xrouter.events import TextRun, Verbatim
 from xrouter.surfaces.base import AnswerHead, encode
 from xrouter.surfaces.sse_out import event, text_events
 
 
 class Splicer:
-    """The chunks of one stream."""
+    """The chunks of one stream. `head`: what the gateway's own chunks among them say, which the first chunk completes."""
 
     def __init__(self, head: AnswerHead) -> None:
-        self._head = head
+        self.head = head
         self._changes: list[tuple[bytes, bytes]] | None = None
 
     def run(self, run: TextRun) -> bytes:
@@ -52,7 +54,9 @@ class Splicer:
         return before, after
 
     def _learn(self, chunk: Verbatim) -> list[tuple[bytes, bytes]]:
-        head, body = self._head, chunk.body
+        head, body = self.head, chunk.body
+        if type(created := body.get("created")) is int:
+            self.head = replace(head, created=created)  # OpenAI: every chunk of a stream has the same time
         ours = b'"id":%b,"provider":%b' % (encode(head.id), encode(head.provider))
         changes = []
         for name, new in ((b"id", ours), (b"model", b'"model":' + encode(head.model))):
@@ -68,7 +72,7 @@ class Splicer:
         return changes
 
     def _rewritten(self, chunk: Verbatim) -> bytes:
-        body = {**chunk.body, "id": self._head.id, "model": self._head.model, "provider": self._head.provider}
+        body = {**chunk.body, "id": self.head.id, "model": self.head.model, "provider": self.head.provider}
         if body.get("system_fingerprint", "") is None:
             del body["system_fingerprint"]  # OpenRouter's SDK takes a chunk without it, not with null
         return encode(body)
