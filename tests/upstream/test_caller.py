@@ -121,6 +121,21 @@ async def test_second_401_is_given_to_the_caller() -> None:
         await caller.aclose()
 
 
+async def test_tokens_that_expire_one_after_another() -> None:
+    """Each new token was taken before it expired too: each refusal is replaced, however soon it comes after the last one.
+
+    Fails where replacements have a second between them whatever became of them: 502 for the rest of that second.
+    """
+    provider = Provider()
+    async with Hostile(provider.script) as server:
+        caller = caller_for(server)
+        for number in range(1, 6):
+            provider.valid = f"t{number}"
+            assert (await caller.fetch(call(server))).status == 200
+        assert provider.issued == 5
+        await caller.aclose()
+
+
 async def test_same_token_again_ends_the_attempts() -> None:
     provider = Provider()
     provider.valid = "never"

@@ -217,6 +217,21 @@ async def test_same_token_after_a_refusal_ends_the_attempts(scene: Scene) -> Non
     assert scene.provider.calls == 2
 
 
+async def test_same_token_that_was_taken_after_a_refusal_may_be_refused_again(scene: Scene) -> None:
+    assert scene.keeper.refused(await scene.signed())
+    again = await scene.signed("t1")
+    scene.keeper.accepted(again)
+    assert scene.keeper.refused(again)
+
+
+async def test_a_replaced_token_that_is_taken_late_tells_nothing_of_the_new_one(scene: Scene) -> None:
+    old = await scene.signed()
+    assert scene.keeper.refused(old)
+    new = await scene.signed("t2")
+    scene.keeper.accepted(old)
+    assert not scene.keeper.refused(new)
+
+
 async def test_upstream_that_refuses_every_token(scene: Scene) -> None:
     """Each fetch gives another token and each is refused: one fetch a second, not one for each request."""
     headers = await scene.signed("t1")

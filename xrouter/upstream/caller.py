@@ -65,7 +65,11 @@ class Caller:
         await response.aclose()
         if request.pace is not None:
             await self._keep_pace(request.pace)
-        return await self._send(request.with_headers(await self._sign_in.headers()))
+        signature = await self._sign_in.headers()
+        response = await self._send(request.with_headers(signature))
+        if response.status != 401:
+            self._sign_in.accepted(signature)
+        return response
 
     async def fetch(self, request: UpstreamRequest, limit: int = FETCH_LIMIT_BYTES) -> UpstreamAnswer:
         """As `open`, and the answer's body whole. Raises UpstreamProtocolError if it is longer than `limit` bytes."""

@@ -76,6 +76,12 @@ class TokenKeeper:
         self._held = None
         return True
 
+    def accepted(self, signed_with: Headers) -> None:
+        """See `SignIn`. It was the token, then: the next refusal is news, however soon it comes."""
+        if self._held is not None and self._held.headers == signed_with:
+            self._refused_value = None
+            self._refused_at = float("-inf")
+
     async def aclose(self) -> None:
         """Stop the fetch; its waiters get ShuttingDown."""
         self._closed = True

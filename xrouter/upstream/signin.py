@@ -41,6 +41,9 @@ class SignIn(Protocol):
     def refused(self, signed_with: Headers) -> bool:
         """The upstream answered 401 to a request signed so. True if trying once more may help."""
 
+    def accepted(self, signed_with: Headers) -> None:
+        """After `refused`: the try once more, signed so, was not answered with 401."""
+
 
 class FixedSignIn:
     """Headers that never change: an API key, a static token, or nothing."""
@@ -53,6 +56,9 @@ class FixedSignIn:
 
     def refused(self, signed_with: Headers) -> bool:
         return False
+
+    def accepted(self, signed_with: Headers) -> None:
+        """Nothing is kept of it."""
 
 
 Send = Callable[[UpstreamRequest], Awaitable[UpstreamAnswer]]
