@@ -123,12 +123,26 @@ def test_gigachat_11_cached_tokens_are_added_to_the_prompts() -> None:
         {"prompt_tokens": -5, "completion_tokens": 1},
         {"prompt_tokens": 5, "completion_tokens": 2**40},
         {"prompt_tokens": 5, "completion_tokens": 1, "precached_prompt_tokens": -6},
+        {"prompt_tokens": 5.5, "completion_tokens": 1},
+        {"prompt_tokens": "many", "completion_tokens": 1},
+        {"prompt_tokens": [5], "completion_tokens": {}},
+        "unknown",
+        [],
     ],
 )
 def test_usage_that_cannot_be_true_is_no_usage(reported: Any) -> None:
+    """And the answer is one all the same (F07). Fails where the usage is decoded with the answer: 502, and three tries."""
     made = asked()
     assert said(read(made, whole({"content": "x"}, usage=reported))) == "x"
     assert made.usage is None
+
+
+@pytest.mark.parametrize("form", [str, float])
+def test_counts_in_another_form_are_counts(form: Any) -> None:
+    made = asked()
+    counts = {name: form(count) for name, count in usage(1, 4, 37).items()}
+    assert said(read(made, whole({"content": "x"}, usage=counts))) == "x"
+    assert made.usage == Usage(input_tokens=38, output_tokens=4, cached_tokens=37)
 
 
 def test_usage_without_a_cached_count() -> None:

@@ -130,6 +130,26 @@ def test_yandexgpt_26_usage_may_stand_anywhere_or_nowhere(first: Any, last: Any,
     assert compatible.usage == expected
 
 
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        ({"prompt_tokens": "20", "completion_tokens": "7"}, Usage(20, 7)),
+        ({"prompt_tokens": 20.0, "completion_tokens": 7.0}, Usage(20, 7)),
+        ({"prompt_tokens": "x", "completion_tokens": 7}, None),
+        ({"prompt_tokens": 20, "completion_tokens": 7, "prompt_tokens_details": 5}, None),
+        ("none", None),
+    ],
+)
+def test_an_answer_is_one_whatever_its_usage_is(reported: Any, expected: Usage | None) -> None:
+    """F07. Fails where the usage is decoded with the answer: 502, and three tries."""
+    for streamed in (False, True):
+        compatible = qwen() if streamed else translator(QWEN)
+        data = sse(chunk({"content": "Лима"}), chunk({}, "stop", usage=reported))
+        events = read(compatible, data if streamed else whole({"content": "Лима"}, usage=reported))
+        assert Text("Лима") in events
+        assert compatible.usage == expected
+
+
 def test_yandexgpt_34_an_unsaid_count_of_cached_tokens_is_unknown_and_a_said_zero_is_zero() -> None:
     for details, expected in (({}, None), ({"cached_tokens": None}, None), ({"cached_tokens": 0}, 0)):
         compatible = translator(QWEN)

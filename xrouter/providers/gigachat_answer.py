@@ -1,7 +1,7 @@
 """A chat answer of API v1, streamed or whole, as events: sections 4 and 5 of the sheet."""
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -185,8 +185,12 @@ class ChatReader:
         return "tool_calls" if reason == "stop" and self._calls else reason
 
 
-def read_usage(usage: ReadUsage) -> Usage | None:
-    """Section 9: the prompt's tokens are net of the cached ones. None for numbers that cannot be true."""
+def read_usage(reported: Any) -> Usage | None:
+    """Section 9: the prompt's tokens are net of the cached ones. None for what is no count, or none that can be true."""
+    try:
+        usage = msgspec.convert(reported, ReadUsage, strict=False)
+    except msgspec.ValidationError:
+        return None
     prompt, completion, cached = usage.prompt_tokens, usage.completion_tokens, usage.precached_prompt_tokens
     if prompt is None or completion is None:
         return None

@@ -112,7 +112,7 @@ class ReadChat(Struct, gc=False):
 
     choices: list[ReadChoice] | None = None
     model: str | None = None
-    usage: ReadUsage | None = None
+    usage: Any = None  # read by itself: one that makes no sense is no reason to lose the answer
     status: int | None = None
     message: str | None = None
 

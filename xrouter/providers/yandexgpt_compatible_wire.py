@@ -127,7 +127,7 @@ class Chunk(Struct):
 
     model: str | None = None
     choices: list[Choice] | None = None
-    usage: CompatibleUsage | None = None
+    usage: Any = None  # read by itself: one that makes no sense is no reason to lose the answer
     error: Any = None
 
 
@@ -142,8 +142,12 @@ def decode_chunk(data: bytes) -> Chunk:
         raise UpstreamProtocolError(detail=f"not a chat completion: {type(error).__name__}") from None
 
 
-def read_usage(usage: CompatibleUsage) -> Usage | None:
+def read_usage(reported: Any) -> Usage | None:
     """The counts in our terms; None where they are missing or cannot be counts. What is not said is unknown, not zero."""
+    try:
+        usage = msgspec.convert(reported, CompatibleUsage, strict=False)
+    except msgspec.ValidationError:
+        return None
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
     reasoning = usage.completion_tokens_details.reasoning_tokens if usage.completion_tokens_details else None
     if usage.prompt_tokens is None or usage.completion_tokens is None:
