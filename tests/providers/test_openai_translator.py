@@ -175,6 +175,44 @@ def test_a_chunk_that_is_none(data: bytes) -> None:
         reader.feed(data)
 
 
+@pytest.mark.parametrize(
+    ("native", "reason"),
+    [("LENGTH", "length"), ("eos", "stop"), ("function_call", "function_call"), ("tool_calls", "tool_calls")],
+)
+@pytest.mark.parametrize("usage", [{}, {"usage": USAGE}])
+def test_clients_get_a_finish_reason_that_they_know(native: str, reason: str, usage: dict[str, Any]) -> None:
+    """Fails where an upstream's own word is passed on: `choices[].finish_reason` is an enumeration to clients."""
+    reader = translator(stream=True)
+    reader.started(200, HEADERS)
+    *_, last = [event for event in reader.feed(chunk({}, native, **usage)) if isinstance(event, Verbatim)]
+    whole = translator(stream=False)
+    whole.started(200, JSON)
+    message = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": native}
+    whole.feed(encode_json({"id": "up-1", "choices": [message], "usage": USAGE}))
+    answer = whole.finish()[0]
+    assert isinstance(answer, Answer)
+    for choice in (decode_json(last.data)["choices"][0], answer.body["choices"][0]):
+        assert choice["finish_reason"] == reason
+        assert choice.get("native_finish_reason", reason) == native
+
+
+def test_an_empty_finish_reason_is_none() -> None:
+    """Fails where '' is taken for the end: a stream that was cut would then pass for a whole one."""
+    reader = translator(stream=True)
+    reader.started(200, HEADERS)
+    events = reader.feed(chunk({"content": "a"}, "") + chunk({"content": "b"}, ""))
+    assert not [event for event in events if isinstance(event, Finish)]
+    with pytest.raises(UpstreamProtocolError):
+        reader.finish()
+
+
+def test_counts_in_another_form_are_counts() -> None:
+    reader = translator(stream=True)
+    reader.started(200, HEADERS)
+    reader.feed(chunk({}, "stop", usage={"prompt_tokens": "9", "completion_tokens": 4.0}))
+    assert reader.usage == Usage(9, 4)
+
+
 def test_a_model_may_speak_of_errors_and_usage() -> None:
     """The quick look at a chunk is not fooled by words inside its strings."""
     reader = translator(stream=True)

@@ -236,18 +236,20 @@ class OpenAITranslator(Translator):
         choices = chunk.get("choices")
         if not isinstance(choices, list):
             raise UpstreamProtocolError(detail="a chunk without choices")
-        if choices:
-            whole = "usage" not in chunk
-            if not whole:
-                del chunk["usage"]  # the surface gives the client the gateway's own, with the cost, once
-                data = encode_json(chunk)
-            events.append(verbatim := Verbatim(data, chunk))
-            if whole and not any(isinstance(choice, dict) and choice.get("finish_reason") for choice in choices):
-                self._learn(verbatim)
-        for choice in choices:
-            if isinstance(choice, dict) and isinstance(native := choice.get("finish_reason"), str):
-                self._finished = True
-                events.append(Finish(finish_reason(native), native))
+        if not choices:
+            return
+        ends, changed = _ends(choices)
+        whole = "usage" not in chunk
+        if not whole:
+            del chunk["usage"]  # the surface gives the client the gateway's own, with the cost, once
+        if changed or not whole:
+            data = encode_json(chunk)
+        events.append(verbatim := Verbatim(data, chunk))
+        if ends:
+            self._finished = True
+            events += ends
+        elif whole:
+            self._learn(verbatim)
 
     def _whole(self, data: bytes) -> Sequence[Event]:
         body = _object(data)
@@ -258,17 +260,32 @@ class OpenAITranslator(Translator):
         items = body.get("data" if self._call.kind == "embeddings" else "choices")
         if not isinstance(items, list) or set(map(type, items)) != {dict}:
             raise UpstreamProtocolError(detail="an answer without choices or data")
-        events: list[Event] = [Answer(body)]
-        native = items[0].get("finish_reason")
-        if isinstance(native, str):
-            events.append(Finish(finish_reason(native), native))
-        return events
+        ends, _ = _ends(items)
+        return [Answer(body), *ends[:1]]
 
     def _name(self, body: dict[str, Any]) -> None:
         if self.upstream_id is None:
             id_, model = body.get("id"), body.get("model")
             self.upstream_id = id_[:_NAME_CHARS] if isinstance(id_, str) else ""
             self.upstream_model = model[:_NAME_CHARS] if isinstance(model, str) else None
+
+
+def _ends(choices: list[Any]) -> tuple[list[Finish], bool]:
+    """How those choices ended that did, and whether a word was replaced.
+
+    Some servers have words of their own (`eos`, `LENGTH`): the choice then gets OpenAI's, with the native one beside it.
+    """
+    ends, changed = [], False
+    for choice in choices:
+        native = choice.get("finish_reason") if isinstance(choice, dict) else None
+        if native and isinstance(native, str):  # '' is how some say null
+            reason = finish_reason(native)
+            ends.append(Finish(reason, native))
+            if native not in (reason, "function_call"):  # the older form's word
+                choice["finish_reason"] = reason
+                choice.setdefault("native_finish_reason", native)
+                changed = True
+    return ends, changed
 
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -297,7 +314,7 @@ def _usage(reported: Any, kind: str) -> Usage | None:
     if reported is None:
         return None
     try:
-        usage = msgspec.convert(reported, _Usage)
+        usage = msgspec.convert(reported, _Usage, strict=False)
     except msgspec.ValidationError:
         return None
     cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else None
