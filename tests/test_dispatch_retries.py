@@ -190,6 +190,26 @@ def test_retries_say_so(first: Scripted, second: Scripted, tmp_path: Path) -> No
         ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("status", "as_status", "asked"), [("404 No", 200, 1), ("403 No", 200, 1), ("400 No", 400, 0), ("413 No", 400, 0)]
+)
+def test_what_the_client_has_no_part_in_is_tried_elsewhere(
+    first: Scripted, second: Scripted, tmp_path: Path, status: str, as_status: int, asked: int
+) -> None:
+    """A model that one upstream has no more is served by the other one. Fails where an upstream's 404 is the client's."""
+    first.set(failing(status))
+    second.set(answering(GOOD))
+    for running in gateway(first, second, tmp_path, "{retries: 1}"):
+        reply = chat(running, "two/chat", "Peru?")
+        assert (reply.status_code, len(first.requests), len(second.requests)) == (as_status, 1, asked)
+    first.set(failing(status))
+    second.set(failing(status))
+    for running in gateway(first, second, tmp_path, "{retries: 1}"):
+        error = chat(running, "two/chat", "Peru?").json()["error"]
+        assert error["code"] == (int(status[:3]) if asked else 400)
+        assert len(first.requests) == 1, "a second try would be no better"
+
+
 def test_who_found_no_place_in_time_does_not_queue_again(first: Scripted, second: Scripted, tmp_path: Path) -> None:
     """It goes on to another upstream, or is told. Fails if that 429 is one to retry: three waits and the pauses between."""
     answered = threading.Event()

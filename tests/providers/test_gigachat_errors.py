@@ -11,7 +11,6 @@ from gigachat_kit import CLIENT_ID, CLIENT_SECRET, CREDENTIALS, STATE_ID, answer
 from xrouter.errors import (
     BadRequest,
     ContextLengthExceeded,
-    ModelNotFound,
     UpstreamAuthError,
     UpstreamError,
     UpstreamProtocolError,
@@ -46,7 +45,7 @@ def said(status: int, message: str) -> dict[str, Any]:
         (403, said(403, "Permission denied"), UpstreamError, 403, "permission_denied", False),
         (403, {"message": "Unauthorized"}, UpstreamProtocolError, 502, "upstream_protocol_error", False),
         (403, PAGE, UpstreamProtocolError, 502, "upstream_protocol_error", False),
-        (404, said(404, "No such model"), ModelNotFound, 404, "model_not_found", None),
+        (404, said(404, "No such model"), UpstreamError, 404, "model_not_found", False),
         (404, PAGE, UpstreamProtocolError, 502, "upstream_protocol_error", False),
         (400, PAGE, UpstreamProtocolError, 502, "upstream_protocol_error", False),
         (413, said(413, "Payload too large"), ContextLengthExceeded, 400, "context_length_exceeded", None),

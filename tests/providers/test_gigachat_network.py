@@ -13,7 +13,7 @@ import pytest
 from gigachat_kit import calls, finish, image, png, said, settings, thought, tool, tool_call, translator
 from kit.runs import alone
 
-from xrouter.errors import ModelNotFound, UpstreamAuthError, UpstreamError, UpstreamProtocolError, XRouterError
+from xrouter.errors import UpstreamAuthError, UpstreamError, UpstreamProtocolError, XRouterError
 from xrouter.events import Embedding, Event
 from xrouter.providers.base import Translator
 from xrouter.providers.gigachat import GigaChat
@@ -354,8 +354,9 @@ async def test_gigachat_30_models(sandbox: Sandbox) -> None:
         models: Sequence[str] = giga.provider.read_models(await giga.caller.fetch(giga.provider.list_models()))
         assert {"GigaChat-2", "GigaChat-2-Max", "Embeddings"} <= set(models)
         assert "GigaFilter" not in models
-        with pytest.raises(ModelNotFound):
+        with pytest.raises(UpstreamError, match="does not know this model") as raised:
             await giga.ask(target="GigaChat-9")
+        assert raised.value.status == 404
 
 
 async def test_token_counts(sandbox: Sandbox) -> None:

@@ -17,7 +17,6 @@ A page instead of JSON with 400, 403, 404 or 422 is the front server's: a wrong 
 from xrouter.errors import (
     BadRequest,
     ContextLengthExceeded,
-    ModelNotFound,
     UpstreamAuthError,
     UpstreamError,
     UpstreamProtocolError,
@@ -49,7 +48,15 @@ def status_error(
                 metadata={"error_type": "permission_denied"},
             )
         case 404 if json:
-            return ModelNotFound("The upstream does not know this model", detail=detail)
+            return UpstreamError(  # the client's name for it is a known one: the operator's, or the upstream's, is not
+                "The upstream does not know this model",
+                status=404,
+                type="model_not_found",
+                retry=False,
+                upstream_status=status,
+                detail=detail,
+                metadata={"error_type": "not_found"},
+            )
         case 413:
             return ContextLengthExceeded(detail=detail)
         case 408 | 504:
