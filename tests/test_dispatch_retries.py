@@ -207,6 +207,7 @@ def test_what_the_client_has_no_part_in_is_tried_elsewhere(
     for running in gateway(first, second, tmp_path, "{retries: 1}"):
         error = chat(running, "two/chat", "Peru?").json()["error"]
         assert error["code"] == (int(status[:3]) if asked else 400)
+        assert error["metadata"]["provider_name"] == ("second" if asked else "first")
         assert len(first.requests) == 1, "a second try would be no better"
 
 

@@ -301,6 +301,8 @@ class Relay:
         Nothing is told of the place if no call was made, none of it reached the upstream (a queue of ours was too long), or
         the fault was one credential's and `another` takes over.
         """
+        if isinstance(error, XRouterError):
+            error.metadata.setdefault("provider_name", target.upstream)  # OpenRouter's word for who failed
         place = (target.upstream, target.model)
         now = self.world.monotonic()
         duration_s = now - began
