@@ -134,6 +134,18 @@ async def test_f12_a_slice_that_is_none_is_dropped(redis: RedisServer, patient_s
     assert [await admitted(patient_store, [three]) for _ in range(4)] == [True] * 3 + [False]
 
 
+async def test_f11_a_new_master_whose_clock_is_behind_forgets_nothing(
+    redis: RedisServer, patient_store: RedisStore
+) -> None:
+    """Fails where a slice of the time that is now is begun anew while there is one of a later time: it writes over its uses."""
+    five = claim(limit(amount=5, window_s=3600))
+    seconds, micros = redis.client().time()
+    now = seconds * 1_000_000 + micros
+    index = now * 60 // 3_600_000_000
+    redis.client().hset(five.key, mapping={str(index): f"2 {now}", str(index + 1): f"1 {now + 60_000_000}"})
+    assert [await admitted(patient_store, [five]) for _ in range(6)] == [True] * 2 + [False] * 4
+
+
 @pytest.mark.parametrize("setting", [("maxmemory", "1"), ("min-replicas-to-write", "1")])
 async def test_f12_a_server_that_takes_no_writes_is_away(
     redis: RedisServer, redis_store: RedisStore, setting: tuple[str, str]

@@ -109,17 +109,18 @@ local function store_slice(claim, slice)
   redis.call('HSET', claim.key, whole(slice.index), whole(slice.used) .. ' ' .. whole(slice.last))
 end
 
+-- After a failover the clock may be behind that of the old master. Then the newest slice is of times to come, and takes this too.
 function Sliding.take(claim, amount)
   local index = math.floor(now * SLICES / claim.window)
   local newest = claim.slices[#claim.slices]
-  if not newest or newest.index ~= index then
+  if not newest or newest.index < index then
     newest = {index = index, used = 0, last = now}
     claim.slices[#claim.slices + 1] = newest
   end
-  newest.used, newest.last = newest.used + amount, now
+  newest.used, newest.last = newest.used + amount, math.max(newest.last, now)
   claim.total = claim.total + amount
   store_slice(claim, newest)
-  expire_at(claim.key, now + claim.window)
+  expire_at(claim.key, newest.last + claim.window)
 end
 
 function Sliding.change(claim, mark, delta)
