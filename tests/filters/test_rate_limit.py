@@ -457,6 +457,7 @@ class AwayStore:
     def __init__(self, world: HandWorld) -> None:
         self.within = MemoryStore(world)
         self.away = False
+        self.returning = False
 
     @property
     def counters(self) -> Counters:

@@ -1,7 +1,7 @@
 """Limits and claims for tests, and time that passes for either store."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from kit.keys import HandWorld
@@ -78,3 +78,9 @@ async def answered(store: LimitStore) -> None:
                 return
             except StoreDown:
                 await asyncio.sleep(0.05)
+
+
+async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.01)

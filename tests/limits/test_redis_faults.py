@@ -3,13 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
 from kit.redis_server import RedisServer
-from limits_kit import WIDE, admitted, answered, change, claim, limit
+from limits_kit import WIDE, admitted, answered, change, claim, limit, until
 
 from xrouter.limits import redis_link
 from xrouter.limits.limit import NOW, Change
@@ -24,12 +23,6 @@ async def failure_s(store: RedisStore) -> float:
     with pytest.raises(StoreDown):
         await store.admit("r", [WIDE])
     return time.monotonic() - began
-
-
-async def until(condition: Callable[[], bool], within_s: float = 30) -> None:
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_f09_a_killed_server_costs_five_calls_little_and_the_rest_nothing(
@@ -137,7 +130,7 @@ async def test_f12_a_slice_that_is_none_is_dropped(redis: RedisServer, patient_s
 async def test_f11_a_new_master_whose_clock_is_behind_forgets_nothing(
     redis: RedisServer, patient_store: RedisStore
 ) -> None:
-    """Fails where a slice of the time that is now is begun anew while there is one of a later time: it writes over its uses."""
+    """Fails where a slice for now is begun anew while there is one of a later time: what was used in it is written over."""
     five = claim(limit(amount=5, window_s=3600))
     seconds, micros = redis.client().time()
     now = seconds * 1_000_000 + micros
@@ -195,6 +188,30 @@ async def test_what_failed_once_is_sent_again_though_there_was_no_outage(
     assert not patient_store.degraded
     await patient_store.admit("s", [claim(WIDE.limit, 1, "another")])
     assert (await patient_store.admit("t", [claim(tokens.limit, 0)])).states[0].remaining == 40
+
+
+async def test_what_was_queued_behind_a_call_that_fails_was_not_sent(
+    patient_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails if it counts as sent: what was to be given back is then dropped, lest it be given back twice."""
+    tokens = claim(limit(kind="tokens", amount=100, window_s=60), 60)
+    decision = await patient_store.admit("r", [tokens])
+    fails = asyncio.Event()
+
+    async def fail(*_: object) -> list[bytes]:
+        await fails.wait()
+        monkeypatch.undo()
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(patient_store._link._client, "run", fail)
+    sent = asyncio.create_task(patient_store.admit("s", [tokens]))
+    await asyncio.sleep(0.01)
+    patient_store.settle([change(tokens, decision, -50)])
+    fails.set()
+    with pytest.raises(StoreDown):
+        await sent
+    await patient_store.admit("t", [claim(WIDE.limit, 1, "another")])
+    assert (await patient_store.admit("u", [claim(tokens.limit, 0)])).states[0].remaining == 90
 
 
 async def test_corrections_that_wait_are_bounded(redis: RedisServer, redis_store: RedisStore) -> None:

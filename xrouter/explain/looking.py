@@ -37,6 +37,11 @@ class LookingLimits:
     def degraded(self) -> bool:
         return self._store.degraded
 
+    @property
+    def returning(self) -> bool:
+        """Nothing was admitted, so there is nothing to tell."""
+        return False
+
     async def start(self) -> None:
         """The store is the gateway's own, and runs."""
 

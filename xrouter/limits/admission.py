@@ -28,10 +28,11 @@ from xrouter.catalog import Catalog
 from xrouter.context import ContractError, RequestContext
 from xrouter.events import Usage
 from xrouter.ledger.credits_left import CreditsLeft
+from xrouter.limits.answer import Taken
 from xrouter.limits.credits import dearest, from_nano
 from xrouter.limits.headers import add_headers, refusal, worst_refusal
 from xrouter.limits.limit import Claim, Kind, Limit, Standing
-from xrouter.limits.limiter import Limiter, Taken
+from xrouter.limits.limiter import Limiter
 from xrouter.limits.rules import Rules
 from xrouter.limits.subject import models, state_key
 
@@ -111,7 +112,7 @@ class Admission:
     async def _admit(self, claims: list[Claim]) -> None:
         limiter, lease = self._terms.limiter, self._ctx.generation_id
         before = self._taken
-        answer = limiter.admit_at_once(lease, claims)
+        answer = limiter.admit_at_once(lease, claims, before)
         if answer is None:
             # If this is cancelled the store gives back the claims and what was taken before, so neither is held here.
             self._taken = []
@@ -121,6 +122,7 @@ class Admission:
                 self._taken = before
                 raise
         if not answer.admitted:
+            self._taken = []
             refused = worst_refusal(answer.standings)
             self._tell([*map(_given_back, self._standings), *answer.standings], refused)
             raise refusal(*refused)

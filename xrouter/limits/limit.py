@@ -5,6 +5,7 @@ which stay exact in the doubles of Redis' Lua (until the year 2255).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, Literal
@@ -125,7 +126,7 @@ class Decision(Struct, frozen=True):
     """One answer to all of a request's claims: `states` in their order. Shadow limits do not decide."""
 
     admitted: bool
-    states: tuple[State, ...]
+    states: Sequence[State]
 
 
 class Change(Struct, frozen=True):

@@ -21,6 +21,7 @@ class MemoryStore:
     """
 
     degraded: Final = False
+    returning: Final = False
 
     def __init__(self, world: World, most_windows: int = _MOST_WINDOWS) -> None:
         self.counters = Counters()
@@ -40,18 +41,11 @@ class MemoryStore:
         return len(self._windows)
 
     async def admit(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
-        now_us = self._now_us()
-        states = self.take(lease, claims, now_us)
-        if states is not None:
-            return Decision(True, tuple(states))
-        states = [self._window(claim).state(claim.limit, claim.amount, now_us) for claim in claims]
-        self._apply(otherwise, now_us)
-        return Decision(False, tuple(states))
+        return self.decide(lease, claims, otherwise)
 
-    def take(self, lease: str, claims: Sequence[Claim], now_us: int | None = None) -> list[State] | None:
-        """Take all claims and tell where their limits stand, or take none: an admission that needs no coroutine."""
-        if now_us is None:
-            now_us = self._now_us()
+    def decide(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Change] = ()) -> Decision:
+        """An admission, which needs no coroutine here."""
+        now_us = self._now_us()
         self._look_at_some(now_us)
         looked: list[tuple[Window, Claim, State | None]] = []
         for claim in claims:
@@ -60,9 +54,16 @@ class MemoryStore:
             if not claim.amount or not window.fits(claim.limit, claim.amount, now_us):
                 state = window.state(claim.limit, claim.amount, now_us)
                 if not state.fits and not claim.limit.shadow:
-                    return None
+                    return self._refused(claims, otherwise, now_us)
             looked.append((window, claim, state))
-        return [state or window.take(claim.limit, claim.amount, now_us, lease) for window, claim, state in looked]
+        return Decision(
+            True, [state or window.take(claim.limit, claim.amount, now_us, lease) for window, claim, state in looked]
+        )
+
+    def _refused(self, claims: Sequence[Claim], otherwise: Sequence[Change], now_us: int) -> Decision:
+        states = [self._window(claim).state(claim.limit, claim.amount, now_us) for claim in claims]
+        self._apply(otherwise, now_us)
+        return Decision(False, states)
 
     def count(self, lease: str, claims: Sequence[Claim]) -> list[Mark]:
         """Take all claims whether they fit or not; returns where each was taken."""

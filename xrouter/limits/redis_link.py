@@ -6,7 +6,8 @@ CPU a call instead of some 100 (performance.md), and an idle call never waits fo
 A pipeline has `deadline_s`, and what is queued behind one that fails, fails with it: a slow server is worse than none
 (incident I-25). After `_FAILURES` pipelines in a row that failed the breaker opens: calls fail at once, and one probe a
 second looks whether the server is well again, so no client's request is used for that. The probe writes, since a read-only
-or full server answers reads.
+or full server answers reads. Other processes' probes may find it well a second later, and until then the server does not
+know what they did meanwhile: `returning`.
 """
 
 import asyncio
@@ -28,6 +29,9 @@ log = logging.getLogger("xrouter.limits")
 DEADLINE_S: Final = 0.05
 _CONNECT_S: Final = 0.5  # a probe may connect, with TLS; a call uses a connection that is there
 _PROBE_S: Final = 1.0
+_RETURN_S: Final = (
+    2.0  # by then every process has found a server well that one has; a probe may take half a second itself
+)
 _FAILURES: Final = 5
 _BATCH: Final = (
     64  # calls in one pipeline: some 3 ms of work, so the deadline is about the server and not about the load
@@ -48,6 +52,7 @@ class RedisLink:
 
     def __init__(self, client: Client, on_recovery: Callable[[], None], *, deadline_s: float) -> None:
         self.degraded = False
+        self.returning = False  # away, or well again for less than `_RETURN_S`
         self.errors = 0  # calls that failed or came too late
         self._client = client
         self._on_recovery = on_recovery
@@ -59,6 +64,7 @@ class RedisLink:
         self._answered = False  # since the last look
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
+        self._returned: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Connect. A server that is away is no error: the breaker opens, and the probes go on."""
@@ -77,6 +83,8 @@ class RedisLink:
         for task in self._tasks[1:]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._returned is not None:
+            self._returned.cancel()
         await self._client.aclose()
 
     def call(self, call: Call) -> asyncio.Future[Reply]:
@@ -103,12 +111,13 @@ class RedisLink:
                 replies = await self._execute([waiting.call for waiting in batch])
         except Exception as error:  # redis-py's, the network's, TLS's: whatever it is, the flusher goes on
             # What was queued meanwhile has waited for the same server as long: it fails with it, and not a deadline later.
-            batch, self._queue = batch + self._queue, []
-            self.errors += len(batch)
+            queued, self._queue = self._queue, []
+            self.errors += len(batch) + len(queued)
             self._failed(error)
-            for waiting in batch:
-                if not waiting.reply.done():
-                    waiting.reply.set_exception(_down(error))
+            for failed, sent in ((batch, True), (queued, False)):
+                for waiting in failed:
+                    if not waiting.reply.done():
+                        waiting.reply.set_exception(_down(error, sent=sent))
             return
         errors = [reply for reply in replies if isinstance(reply, Exception)]
         if errors:
@@ -120,7 +129,7 @@ class RedisLink:
             if waiting.reply.done():
                 continue
             if isinstance(reply, Exception):
-                waiting.reply.set_exception(_down(reply))
+                waiting.reply.set_exception(_down(reply, sent=True))
             else:
                 waiting.reply.set_result(reply)
 
@@ -143,7 +152,9 @@ class RedisLink:
 
     def _open(self, error: BaseException) -> None:
         if not self.degraded:
-            self.degraded = True
+            self.degraded = self.returning = True
+            if self._returned is not None:
+                self._returned.cancel()
             self._look.set()
             log.warning("limits: Redis is away (%s); on_store_failure holds until it is back", _reason(error))
 
@@ -177,8 +188,12 @@ class RedisLink:
         self._failures = 0
         if self.degraded:
             self.degraded = False
+            self._returned = asyncio.get_running_loop().call_later(_RETURN_S, self._has_returned)
             log.warning("limits: Redis is back")
             self._on_recovery()
+
+    def _has_returned(self) -> None:
+        self.returning = False
 
     async def _drop_connections(self) -> None:
         """After a failover they may lead to a server that is now a replica. The client connects anew when it is used."""
@@ -189,8 +204,8 @@ class RedisLink:
             log.debug("limits: closing connections to Redis: %s", _reason(error))
 
 
-def _down(error: BaseException) -> StoreDown:
-    return StoreDown(f"Redis: {_reason(error)}", sent=True)
+def _down(error: BaseException, *, sent: bool) -> StoreDown:
+    return StoreDown(f"Redis: {_reason(error)}", sent=sent)
 
 
 def _reason(error: BaseException) -> str:

@@ -57,6 +57,10 @@ class RedisStore:
     def degraded(self) -> bool:
         return self._link.degraded
 
+    @property
+    def returning(self) -> bool:
+        return self._link.returning
+
     async def start(self) -> None:
         await self._link.start()
         self._renewing = asyncio.create_task(self._renew_forever(), name="limits: leases")
@@ -124,7 +128,10 @@ class RedisStore:
 
     def _send(self, changes: list[Change]) -> None:
         reply = self._link.call(self._encode("", (), changes))
-        reply.add_done_callback(lambda done: self._sent(done, changes))
+        if reply.done():  # it is away; kept now and not in the loop's next turn, in which it may be back and be asked
+            self._sent(reply, changes)
+        else:
+            reply.add_done_callback(lambda done: self._sent(done, changes))
 
     def _sent(self, done: asyncio.Future[Reply], changes: list[Change]) -> None:
         """Keep what could not be sent until the server is back.

@@ -41,6 +41,10 @@ class LimitStore(Protocol):
     def degraded(self) -> bool:
         """Whether the store is away now: the gauge `ratelimit_degraded`."""
 
+    @property
+    def returning(self) -> bool:
+        """Whether it is away or was a moment ago: other processes may not have told it yet what they admitted meanwhile."""
+
     async def start(self) -> None: ...
 
     async def aclose(self) -> None:
