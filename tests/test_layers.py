@@ -20,7 +20,7 @@ LAYERS = (
     "keepalive", "leaving", "observe", "queries", "dispatch", "chain", "edge",
     "front",
     "sandbox",
-    "workers.messages", "workers.fleet", "explain", "admin", "running", "app", "workers",
+    "waiting", "waiting_room", "workers.messages", "workers.fleet", "explain", "admin", "running", "app", "workers",
     "commands",
     "imports", "cli",
 )  # fmt: skip

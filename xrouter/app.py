@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,6 +36,7 @@ from xrouter.running import Prepared, Running
 from xrouter.store.accounts import Accounts, AccountView
 from xrouter.store.engine import reason
 from xrouter.store.migrate import open_store
+from xrouter.waiting import until_there
 from xrouter.wire import encode_json
 from xrouter.workers.fleet import FleetLink
 from xrouter.world import RealWorld, World
@@ -48,9 +49,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("xrouter.app")
 
 _OWN_PATHS: Final = frozenset({"/metrics", "/health", "/health/live", "/health/ready"})
-_PATIENCE_S: Final = 10.0  # for a store that does not answer when the process starts
-_RETRY_S: Final = 0.25
 _STALE_KEYS_S: Final = 15.0  # without word of revoked keys for so long, another replica serves better than this one
+
+
+class Stopped(Exception):
+    """It was told to stop before it had started."""
 
 
 class Gateway:
@@ -66,6 +69,9 @@ class Gateway:
         self.in_flight = 0  # requests of the data plane
         self.served = 0
         self.fleet: FleetLink | None = None  # who else serves with this process; set by who starts it
+        self.on_wait: Callable[[], None] = lambda: None  # called again and again while the start waits for the store
+        self._starting: asyncio.Task[None] | None = None
+        self._started = asyncio.Event()
         self._engine: AsyncEngine | None = None
         self._keys: KeyRing | None = None
         self._ledger: Ledger | None = None
@@ -100,12 +106,39 @@ class Gateway:
             await self._lifespan(receive, send)
 
     async def start(self) -> None:
-        """Open the store, start the parts. Raises StoreError, StoreUnavailable, or what a filter's start() raises."""
+        """Open the store, which is waited for, and start the parts.
+
+        Raises StoreError, what a filter's start() raises, and Stopped after `drain`.
+        """
+        if self.draining:
+            raise Stopped("the gateway was told to stop")
+        self._starting = asyncio.create_task(self._start(), name="start")
+        try:
+            await self._starting
+        except asyncio.CancelledError:
+            if self.state != "draining":
+                raise
+            await self.aclose()
+            raise Stopped("the gateway was told to stop before it had started") from None
+        self._started.set()
+
+    @property
+    def state(self) -> str:
+        """As in WorkerState."""
+        return "draining" if self.draining else "serving" if self._started.is_set() else "starting"
+
+    def drain(self) -> None:
+        """Be ready no more; what is under way goes on, unless it is the start."""
+        self.draining = True
+        if self._starting is not None:
+            self._starting.cancel()  # nothing to one that is done
+
+    async def _start(self) -> None:
         if self.settings.admin.token.reveal():
             self._administration()
-        self._engine = await open_store(self.settings.store, serving=True, keep_waiting=lambda: not self.draining)
+        self._engine = await until_there(self._open_store, self.world, self.on_wait)
         self._keys = KeyRing(self._engine, self.world)
-        await self._patiently(self._keys.start)
+        await until_there(self._keys.start, self.world, self.on_wait)
         self._ledger = open_ledger(
             self._engine,
             self.world,
@@ -113,7 +146,7 @@ class Gateway:
             journal=journal_of(self.settings.ledger),
             retention=retention_of(self.settings.ledger),
         )
-        await self._patiently(self._ledger.start)
+        await until_there(self._ledger.start, self.world, self.on_wait)
         self._old_claims = OldClaims(self._engine, self.world)
         self._old_claims.start()
         self._limits = open_limits(self.settings, self.world)
@@ -127,20 +160,8 @@ class Gateway:
         self._running.prober.start()
         self.metrics.registry.register(self._running.collector)
 
-    async def _patiently(self, start: Callable[[], Awaitable[None]]) -> None:
-        """`start` a part that needs the store: a busy one is given some seconds, unless the process is told to stop."""
-        until = self.world.monotonic() + _PATIENCE_S
-        told = False
-        while True:
-            try:
-                return await start()
-            except StoreUnavailable as error:
-                if self.draining or self.world.monotonic() >= until:
-                    raise
-                if not told:
-                    log.warning("the store does not answer; the start goes on trying: %s", error.detail)
-                told = True
-            await self.world.sleep(_RETRY_S)
+    async def _open_store(self) -> AsyncEngine:
+        return await open_store(self.settings.store, serving=True)
 
     async def aclose(self) -> None:
         self._closed = True
@@ -172,7 +193,11 @@ class Gateway:
         await self.commit(await self.prepare(settings))
 
     async def prepare(self, settings: Settings) -> Prepared:
-        """The first half of a reload: build and start what `settings` say. Raises what a filter's start() raises."""
+        """The first half of a reload: build and start what `settings` say. Raises what a filter's start() raises.
+
+        Asked for while the gateway still starts, it comes right after that.
+        """
+        await self._started.wait()
         prepared = Prepared(settings, await self._build(settings))
         self._prepared.add(prepared)
         if self._closed:
@@ -359,14 +384,13 @@ class Gateway:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        try:
-            await self.start()
-        except Exception as error:
-            log.error("cannot start: %s", error)
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        if self.fleet is not None:
-            await self.fleet.built()
+        if not self._started.is_set():  # else whoever serves it has started it
+            try:
+                await self.start()
+            except Exception as error:
+                log.error("cannot start: %s", error)
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                return
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await self.aclose()

@@ -38,6 +38,7 @@ _REDIS = "redis is null or an address that begins with redis://, rediss://, redi
         ("store: postgresql:///d", f"1:8: {_STORE}"),
         ("store: postgresql://u:p@h", f"1:8: {_STORE}"),
         ("store: postgresql://u:p@h:x/d", f"1:8: {_STORE}"),
+        ("store: postgresql://u:1/2@h/d", f"1:8: {_STORE}; a password's / ? # and @ are written %2F %3F %23 and %40"),
         ("redis: localhost:6379", f"1:8: {_REDIS}"),
         ("redis: http://localhost", f"1:8: {_REDIS}"),
         ("ledger: {hold_lease_s: 0}", f"1:24: {_POSITIVE}"),

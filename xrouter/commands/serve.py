@@ -18,12 +18,15 @@ from typing import Any, BinaryIO
 
 import uvloop
 
-from xrouter.app import Gateway
+from xrouter.app import Gateway, Stopped
 from xrouter.config.load import ConfigError
 from xrouter.config.settings import Settings
 from xrouter.front.server import FrontServer, address, build_server, inherited_listener, listen, raise_descriptor_limit
 from xrouter.observe.logs import LogWriter, SupervisorLines, log_through
+from xrouter.waiting_room import WaitingRoom
 from xrouter.workers.source import Source
+
+log = logging.getLogger("xrouter.app")
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -68,9 +71,10 @@ def _silent(url: str) -> None:
 def _serve_alone(settings: Settings, source: Source, listener: socket.socket, announce: Callable[[], None]) -> int:
     from xrouter.workers.alone import Alone
 
-    async def serve(gateway: Gateway, server: FrontServer) -> None:
+    async def serve(gateway: Gateway, server: FrontServer, room: WaitingRoom) -> None:
         fleet = gateway.fleet = Alone(gateway, source)
         await fleet.start()
+        gateway.on_wait = room.open
         reloads: set[asyncio.Task[str | None]] = set()
 
         def reload() -> None:
@@ -81,7 +85,9 @@ def _serve_alone(settings: Settings, source: Source, listener: socket.socket, an
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         server.on_started = announce
         try:
-            await server.serve()
+            if await _started(gateway):
+                room.close()
+                await server.serve()
         finally:
             await fleet.aclose()
 
@@ -97,15 +103,19 @@ def _serve_with_workers(
     def serve_worker(channel: socket.socket, number: int, settings: Settings) -> int:
         supervisor_log.handlers.clear()  # a worker has a log writer of its own
 
-        async def serve(gateway: Gateway, server: FrontServer) -> None:
+        async def serve(gateway: Gateway, server: FrontServer, room: WaitingRoom) -> None:
             def stop() -> None:
                 _drain(gateway, server)
 
-            link = gateway.fleet = SupervisorLink(channel, gateway, source, stop)
+            link = gateway.fleet = SupervisorLink(channel, gateway, source, turn_away=room.open, stop=stop)
             await link.start()
+            gateway.on_wait = link.waits
             server.on_started = link.ready
             try:
-                await server.serve()
+                if await _started(gateway):
+                    await link.built()
+                    room.close()
+                    await server.serve()
             finally:
                 await link.aclose()
 
@@ -126,7 +136,7 @@ def _serve_with_workers(
 def _run_process(
     settings: Settings,
     listener: socket.socket,
-    serve: Callable[[Gateway, FrontServer], Coroutine[Any, Any, None]],
+    serve: Callable[[Gateway, FrontServer, WaitingRoom], Coroutine[Any, Any, None]],
     log_turns: BinaryIO | None = None,
 ) -> int:
     """One process that answers requests, until a signal has ended it and everything is settled."""
@@ -147,17 +157,34 @@ def _run_process(
         loop.add_signal_handler(signal.SIGTERM, partial(_drain, gateway, server, at_once=False))
         loop.add_signal_handler(signal.SIGINT, _drain, gateway, server)
         settle_garbage_collection()
-        await serve(gateway, server)
+        room = WaitingRoom(listener, settings.server, gateway.world, gateway.refused)
+        try:
+            await serve(gateway, server, room)
+        finally:
+            await room.aclose()
 
     try:
         uvloop.run(main())
     finally:
         writer.close()
-    return 0 if server.started else 1
+    return 0 if server.started or gateway.draining else 1
+
+
+async def _started(gateway: Gateway) -> bool:
+    """Start it. Whether it can serve; if not, the log has the reason."""
+    try:
+        await gateway.start()
+    except Stopped as stopped:
+        log.info("%s", stopped)
+        return False
+    except Exception as error:  # a filter of the operator's own may fail in any way
+        log.error("cannot start: %s", error)
+        return False
+    return True
 
 
 def _drain(gateway: Gateway, server: FrontServer, *, at_once: bool = True) -> None:
-    gateway.draining = True
+    gateway.drain()
     server.stop(at_once=at_once)
 
 

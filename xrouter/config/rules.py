@@ -142,6 +142,7 @@ def limit_fault(value: str) -> str | None:
 
 
 _STORE_FORMS: Final = "a store is written sqlite:///file or postgresql://user:password@host/database"
+_STORE_ESCAPES: Final = f"{_STORE_FORMS}; a password's / ? # and @ are written %2F %3F %23 and %40"
 
 
 def _split(value: str) -> SplitResult | None:
@@ -195,6 +196,8 @@ def _postgresql(value: str) -> str | None:
         whole = all(urlsplit(f"//{server}").hostname and urlsplit(f"//{server}").port != 0 for server in servers)
     except ValueError:
         return _STORE_FORMS
+    if "@" in parts.path or "@" in parts.fragment:
+        return _STORE_ESCAPES  # what comes before it is no host, but the first half of a password
     return None if whole and len(parts.path) > 1 else _STORE_FORMS
 
 

@@ -1,6 +1,7 @@
 """A store's URL → an engine whose transactions mean the same on SQLite and PostgreSQL."""
 
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,10 +21,18 @@ _WRITES_ON_POSTGRESQL: Final = {"isolation_level": "READ COMMITTED", "postgresql
 WRITERS: Final = 0x7872777269746572  # "xrwriter": the turn of whoever changes rows
 MOVED: Final = "has moved to"  # how the triggers of a store that was left for another one begin to say so
 _WRITTEN: Final = "a store is written sqlite:///file or postgresql://user:password@host/database"
+_PASSING_IN_SQLITE: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+# Classes of PostgreSQL's errors: no connection, a standby, a transaction to repeat, no resources, what somebody else has, an
+# operator at work (it starts, or stops). Not among them: a wrong password (28), a database that is not there (3D).
+_PASSING_IN_POSTGRESQL: Final = frozenset({"08", "25", "40", "53", "55", "57"})
 
 
 class StoreError(Exception):
     """The database cannot be used as it is. The message is for the operator and names no password."""
+
+
+class StoreAway(StoreError):
+    """It cannot be used now, and may be usable in a moment without anybody's doing."""
 
 
 def create_engine(url: str, *, serving: bool = False) -> AsyncEngine:
@@ -59,6 +68,19 @@ def reason(error: Exception) -> str:
     """What went wrong, in the database's own words but without the statement and its values."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     return f"{type(cause).__name__}: {cause}"
+
+
+def passes(error: BaseException) -> bool:
+    """Whether what has failed so may go well in a moment, though nobody changes the configuration, a right or the schema."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    if isinstance(cause, sqlite3.Error):
+        return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _PASSING_IN_SQLITE
+    if isinstance(cause, OSError):  # a socket's; a file that is not there may be a server's socket
+        return not isinstance(cause, ssl.SSLCertVerificationError | PermissionError)
+    state = getattr(cause, "sqlstate", None)  # asyncpg's, and SQLAlchemy's around it
+    if state is not None:
+        return str(state)[:2] in _PASSING_IN_POSTGRESQL
+    return not isinstance(cause.__cause__ or cause, ValueError)  # asyncpg's word for an address that cannot be right
 
 
 @asynccontextmanager

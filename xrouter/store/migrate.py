@@ -12,7 +12,6 @@ Alembic is imported only where something is migrated: it would be a tenth of a r
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,7 +21,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from xrouter.store.copying.mark import require_in_use
-from xrouter.store.engine import StoreError, create_engine, describe, reason, writing
+from xrouter.store.engine import StoreAway, StoreError, create_engine, describe, passes, reason, writing
 from xrouter.store.integrity import require_sound
 from xrouter.store.schema import revisions
 
@@ -38,17 +37,15 @@ _WAL_ATTEMPTS: Final = 200
 _WAL_PAUSE_S: Final = 0.025
 
 
-async def open_store(
-    url: str, *, serving: bool = False, reading: bool = False, keep_waiting: Callable[[], bool] = lambda: True
-) -> AsyncEngine:
+async def open_store(url: str, *, serving: bool = False, reading: bool = False) -> AsyncEngine:
     """The engine for `url` on a schema that this program knows; an empty SQLite database is made ready first.
 
     `reading`: a store that was moved away from is good enough, and so is one that is being filled. A gateway waits until
-    that is complete, for as long as `keep_waiting` says so.
+    that is complete.
 
     `serving`: it is for a gateway. A SQLite file is then looked through for damage first, for at most two seconds, and no
     use of the engine waits for long (`create_engine`).
-    Raises StoreError if the database cannot be reached, is damaged, or its schema is another.
+    Raises StoreAway if the database cannot be reached, StoreError if it is damaged or its schema is another.
     """
     engine = create_engine(url)
     try:
@@ -61,10 +58,11 @@ async def open_store(
             await upgrade(engine)
         await require_current(engine)
         if not reading:
-            await require_in_use(engine, keep_waiting if serving else lambda: False)
+            await require_in_use(engine, keep_waiting=serving)
     except (SQLAlchemyError, OSError) as error:
         await engine.dispose()
-        raise StoreError(f"the store {describe(engine)} cannot be opened: {reason(error)}") from error
+        kind = StoreAway if passes(error) else StoreError
+        raise kind(f"the store {describe(engine)} cannot be opened: {reason(error)}") from error
     except BaseException:
         await engine.dispose()
         raise

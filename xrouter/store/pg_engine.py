@@ -1,6 +1,7 @@
 """SQLAlchemy's engine for PostgreSQL: keys, receipts, sums, proofs. The ledger does not write through it (pg_books.py)."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import URL, event
@@ -10,6 +11,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only as await_
 
+from xrouter.store.engine import StoreError
 from xrouter.store.pg_servers import FAILURES, Connection, PgServers
 
 # A process has at most so many connections at once, and one more for its ledger.
@@ -53,8 +55,11 @@ class PgDialect(PGDialect_asyncpg):
 
 
 def create_pg_engine(url: str, *, serving: bool) -> AsyncEngine:
-    """Raises ValueError for a URL that cannot work."""
+    """Raises ValueError for a URL that cannot work, StoreError for one that names files that are not there."""
     servers = PgServers(url)
+    for name, file in servers.files.items():
+        if not Path(file).is_file():
+            raise StoreError(f"`{name}` of the store {servers.description} is no file: {file}")
     engine = create_async_engine(
         URL.create(_DRIVER, database=servers.database),
         servers=servers,

@@ -13,6 +13,7 @@ import asyncpg
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 CONNECT_TIMEOUT_S: Final = 5.0
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 # asyncpg raises InternalClientError too for a connection of which the server has just taken leave.
 LOST: Final = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 FAILURES: Final = (asyncpg.PostgresError, *LOST, TimeoutError)
@@ -26,10 +27,11 @@ class PgServers:
         user, at, hosts = parts.netloc.rpartition("@")
         query = parse_qs(parts.query)
         self.database = unquote(parts.path[1:])
-        if parts.scheme != "postgresql" or not self.database or not (hosts or "host" in query):
-            raise ValueError("a store is written sqlite:///file or postgresql://user:password@host/database")
+        if parts.scheme != "postgresql" or not self.database or not (hosts or "host" in query) or "@" in parts.path:
+            raise ValueError("a store is written postgresql://user:password@host/database")
         # One that takes no writes is of no use here: after a failover the old primary may be back as a standby.
         settings = parts.query if "target_session_attrs" in query else f"{parts.query}&target_session_attrs=read-write"
+        self.files = {name: query[name][0] for name in _FILES if name in query}
         tail = f"{parts.path}?{settings.lstrip('&')}"
         self._urls = [f"postgresql://{user}{at}{host}{tail}" for host in hosts.split(",")]
         self.description = f"postgresql://{user.partition(':')[0]}{at}{hosts or query['host'][0]}/{self.database}"

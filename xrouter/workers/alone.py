@@ -55,9 +55,6 @@ class Alone:
         if self._door is not None:
             self._door.close()
 
-    async def built(self) -> None:
-        """There is nobody to wait for."""
-
     async def reload(self) -> str | None:
         async with self._reloading:
             self._watch.noted()
@@ -84,7 +81,7 @@ class Alone:
         return WorkerState(
             number=1,
             pid=os.getpid(),
-            state="draining" if self._gateway.draining else "serving",
+            state=self._gateway.state,
             in_flight=self._gateway.in_flight,
             requests=self._gateway.served,
             age_s=round(time.monotonic() - self._born, 3),

@@ -14,9 +14,6 @@ class View(NamedTuple):
 
 
 class FleetLink(Protocol):
-    async def built(self) -> None:
-        """The gateway is built: wait until it may accept connections."""
-
     async def reload(self) -> str | None:
         """Read the configuration again, for all. Why everything has stayed as it was, or None if it is in force."""
 

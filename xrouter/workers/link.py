@@ -27,6 +27,8 @@ from xrouter.workers.messages import (
     Reloaded,
     Serve,
     ToSupervisor,
+    TurnAway,
+    Waiting,
     frame,
 )
 from xrouter.workers.source import Source
@@ -39,12 +41,23 @@ _RELOAD_S: Final = 60.0
 
 
 class SupervisorLink:
-    """`start()` within the gateway's event loop. `stop` is called when the supervisor is gone: nobody would replace this."""
+    """`start()` within the gateway's event loop. `turn_away` is called while this waits for its store and no worker serves;
+    `stop` when the supervisor is gone: nobody would replace this.
+    """
 
-    def __init__(self, channel: socket.socket, gateway: Gateway, source: Source, stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel: socket.socket,
+        gateway: Gateway,
+        source: Source,
+        *,
+        turn_away: Callable[[], None],
+        stop: Callable[[], None],
+    ) -> None:
         self._channel = channel
         self._gateway = gateway
         self._source = source
+        self._turn_away = turn_away
         self._stop = stop
         self._prepared: tuple[int, Prepared] | None = None
         self._questions = itertools.count(1)
@@ -69,7 +82,11 @@ class SupervisorLink:
         if self._writer is not None:
             self._writer.close()
 
+    def waits(self) -> None:
+        self._send(Waiting())
+
     async def built(self) -> None:
+        """The gateway is built: wait until it may accept connections."""
         self._send(Built())
         await self._may_serve.wait()
 
@@ -122,6 +139,8 @@ class SupervisorLink:
 
     async def _heard(self, message: messages.ToWorker) -> None:
         match message:
+            case TurnAway():
+                self._turn_away()
             case Serve():
                 self._may_serve.set()
             case Prepare():

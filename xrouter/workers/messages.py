@@ -14,6 +14,14 @@ from xrouter.observe.snapshots import Snapshot
 _LENGTH_BYTES: Final = 4
 
 
+class Waiting(msgspec.Struct, tag=True, frozen=True):
+    """The worker waits for its store. Said again and again; `TurnAway` is the answer while no other serves."""
+
+
+class TurnAway(msgspec.Struct, tag=True, frozen=True):
+    """Accept connections and answer 503."""
+
+
 class Built(msgspec.Struct, tag=True, frozen=True):
     """The worker could serve, and takes part in reloads from now on. It accepts nothing before it has heard `Serve`."""
 
@@ -102,8 +110,8 @@ class Fleet(msgspec.Struct, tag=True, frozen=True):
     metrics: list[Snapshot]
 
 
-ToSupervisor = Built | Ready | Pulse | Prepared | AskReload | AskFleet
-ToWorker = Serve | Prepare | Commit | Abort | Reloaded | Fleet
+ToSupervisor = Waiting | Built | Ready | Pulse | Prepared | AskReload | AskFleet
+ToWorker = TurnAway | Serve | Prepare | Commit | Abort | Reloaded | Fleet
 
 _encoder: Final = msgspec.json.Encoder()
 to_supervisor: Final = msgspec.json.Decoder(ToSupervisor)

@@ -31,6 +31,8 @@ from xrouter.workers.messages import (
     Ready,
     Reloaded,
     ToSupervisor,
+    TurnAway,
+    Waiting,
     WorkerState,
 )
 from xrouter.workers.reloads import Reloads, nobody
@@ -176,8 +178,6 @@ class Supervisor:
             self._wake_read.close()
             self._wake_write.close()
             code = self._serve_worker(channel, number, self._reloads.agreed.settings)
-        except SystemExit as ended:  # uvicorn's way to say that the start has failed
-            code = ended.code if isinstance(ended.code, int) else 1
         except BaseException:
             traceback.print_exc()
         finally:
@@ -274,6 +274,9 @@ class Supervisor:
 
     def _heard(self, worker: Worker, message: ToSupervisor) -> None:
         match message:
+            case Waiting():
+                if not any(other.state == "serving" for other in self._workers):
+                    worker.send(TurnAway())
             case Built():
                 self._reloads.join(worker)
             case Ready():

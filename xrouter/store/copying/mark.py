@@ -6,7 +6,6 @@ triggers that refuse every change: they bind processes that have been running on
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -41,10 +40,10 @@ async def read_mark(engine: AsyncEngine) -> Mark | None:
     return None if row is None else Mark(*row)
 
 
-async def require_in_use(engine: AsyncEngine, keep_waiting: Callable[[], bool]) -> None:
+async def require_in_use(engine: AsyncEngine, *, keep_waiting: bool) -> None:
     """Raise StoreError for a store that has moved away, or that a copy into has not come to its end.
 
-    The latter is waited for as long as `keep_waiting` says so: a gateway takes over as soon as it may.
+    With `keep_waiting` the latter is waited for: a gateway takes over as soon as it may.
     """
     told = False
     while (mark := await read_mark(engine)) is not None and mark.phase not in ("source", "complete"):
@@ -52,7 +51,7 @@ async def require_in_use(engine: AsyncEngine, keep_waiting: Callable[[], bool]) 
             raise StoreError(f"the store {describe(engine)} {MOVED} {mark.other}: name that one in `store`")
         if mark.phase == "withdrawn":
             raise StoreError(f"the store {describe(engine)} was left again for {mark.other}: name that one in `store`")
-        if not keep_waiting():
+        if not keep_waiting:
             raise StoreError(
                 f"the store {describe(engine)} is being filled from {mark.other}; `xrouter db copy` has not come to its end"
             )
