@@ -126,11 +126,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("chat", {"messages": []}, "messages"),
     ("chat", {"messages": "hello"}, "messages"),
     ("chat", {"messages": [5]}, "messages[0]"),
-    ("chat", {"messages": [{}]}, "messages[0]"),
+    ("chat", {"messages": [{}]}, "messages[0].role"),
     ("chat", {"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
     ("chat", {"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
-    ("chat", {"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0]"),
-    ("chat", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0]"),
+    ("chat", {"messages": [{"role": "user", "content": [{"text": "x"}]}]}, "messages[0].content[0].type"),
+    ("chat", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls[0].function"),
     ("chat", {"stream": "yes"}, "stream"),
     ("chat", {"stream": 1}, "stream"),
     ("chat", {"temperature": True}, "temperature"),
@@ -144,7 +144,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("chat", {"n": 1_000_000_000}, "n"),
     ("chat", {"max_tokens": 2**31}, "max_tokens"),
     ("chat", {"tools": {}}, "tools"),
-    ("chat", {"tools": [{"type": "function", "function": {}}]}, "tools[0].function"),
+    ("chat", {"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
     ("chat", {"tool_choice": "always"}, "tool_choice"),
     ("chat", {"response_format": "json"}, "response_format"),
     ("chat", {"stop": [1]}, "stop[0]"),
@@ -176,10 +176,7 @@ def test_f24_f34_the_field_at_fault_is_named(
 ) -> None:
     path, base = BASES[kind]
     error = refused(gateway, sandbox, encode_json({**base, **change}), path=path)
-    if error["param"] is None:  # a field that is missing is named by the message
-        assert f"`{param.rpartition('.')[2]}`" in error["message"]
-    else:
-        assert error["param"] == param
+    assert error["param"] == param
 
 
 NAMES = [
