@@ -197,8 +197,12 @@ class ChatRequest(SampledRequest, kw_only=True):
     audio: dict[str, Any] | None = None
 
     def output_cap(self) -> int | None:
-        """The most tokens that the client wants back."""
+        """The most tokens that the client wants back in each answer."""
         return self.max_completion_tokens or self.max_tokens
+
+    def answers(self) -> int:
+        """How many answers are generated: each is paid."""
+        return self.n or 1
 
     def effort(self) -> str | None:
         """Reasoning effort, from OpenAI's field or OpenRouter's object."""
@@ -206,7 +210,7 @@ class ChatRequest(SampledRequest, kw_only=True):
 
 
 class CompletionRequest(SampledRequest, kw_only=True):
-    prompt: str | list[str]
+    prompt: str | Annotated[list[str], Meta(min_length=1, max_length=2048)]
     echo: bool | None = None
     suffix: str | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
@@ -214,6 +218,11 @@ class CompletionRequest(SampledRequest, kw_only=True):
 
     def output_cap(self) -> int | None:
         return self.max_tokens
+
+    def answers(self) -> int:
+        """`n` for each prompt, or as many as the best are chosen from."""
+        prompts = 1 if isinstance(self.prompt, str) else len(self.prompt)
+        return prompts * max(self.n or 1, self.best_of or 1)
 
 
 class EmbeddingRequest(RoutedRequest, kw_only=True):
@@ -224,6 +233,9 @@ class EmbeddingRequest(RoutedRequest, kw_only=True):
 
     def output_cap(self) -> int | None:
         return 0
+
+    def answers(self) -> int:
+        return 1
 
 
 Request = ChatRequest | CompletionRequest | EmbeddingRequest

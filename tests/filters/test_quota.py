@@ -18,7 +18,7 @@ from kit.money import ACCOUNT, KEY, Money, grant, money
 from xrouter.catalog import Catalog
 from xrouter.config.settings import ModelSettings, Price, Rates, RouteSettings, Settings, UpstreamSettings
 from xrouter.context import ClientAbort, Endpoint, Estimate, Outcome, Principal, RequestContext, Route, Target
-from xrouter.errors import InternalError, PaymentRequired, StoreUnavailable, UpstreamError
+from xrouter.errors import PaymentRequired, StoreUnavailable, UpstreamError
 from xrouter.events import Text, Usage
 from xrouter.filters.quota import Quota
 from xrouter.ledger.receipts import read_details
@@ -79,10 +79,12 @@ class Bench:
         self.number += 1
         config = {name: fields.pop(name) for name in ("client_abort", "on_store_failure") if name in fields}
         quota = quota or self.build(inner, **config)
-        body = {"model": targets[0].public_model, "messages": [{"role": "user", "content": "?"}], **fields}
-        ctx = RequestContext("r", f"g{self.number}", Endpoint("chat", "POST", inference=True), 0.0, self.world.now())
+        kind = "completions" if "prompt" in fields else "chat"
+        asked = {} if kind == "completions" else {"messages": [{"role": "user", "content": "?"}]}
+        body = {"model": targets[0].public_model, **asked, **fields}
+        ctx = RequestContext("r", f"g{self.number}", Endpoint(kind, "POST", inference=True), 0.0, self.world.now())
         ctx.principal = Principal(key_id=KEY, account=ACCOUNT)
-        ctx.call = read_call("chat", encode_json(body))
+        ctx.call = read_call(kind, encode_json(body))
         ctx.route = Route(body["model"], targets)
         ctx.estimate = Estimate(INPUT, ctx.call.request.output_cap(), lambda text: len(text.split()))
 
@@ -174,6 +176,9 @@ async def test_what_cannot_be_paid_never_goes_on(bench: Bench) -> None:
         await bench.request(inner, max_tokens=500)  # 10 × 1 + 500 × 2 of 1000 million
     with pytest.raises(PaymentRequired):
         await bench.request(inner, max_tokens=100, n=5)  # every choice is paid
+    for prompts in ({"prompt": ["?"] * 5}, {"prompt": ["?"] * 2, "n": 3}, {"prompt": "?", "best_of": 5}):
+        with pytest.raises(PaymentRequired):  # of every prompt; the first two fail where prompts are not counted
+            await bench.request(inner, max_tokens=100, **prompts)
     assert bench.books.rows("SELECT 1 FROM holds") == []
 
 
@@ -473,8 +478,9 @@ async def test_f13_allow_lets_them_through_and_charges_them_later(bench: Bench) 
 
 
 async def test_f34_more_than_64_bits_is_refused_before_anything_is_held(bench: Bench) -> None:
-    for fields in ({"max_tokens": 2**31 - 1}, {"max_tokens": 2**31 - 1, "n": 128}):
-        with pytest.raises((PaymentRequired, InternalError)):
+    most = {"max_tokens": 2**31 - 1}
+    for fields in (most, {**most, "n": 128}, {**most, "n": 128, "prompt": ["?"] * 2048}):
+        with pytest.raises(PaymentRequired):
             await bench.request(stream(1), **fields)
     assert bench.books.rows("SELECT 1 FROM holds") == []
 

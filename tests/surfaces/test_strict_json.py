@@ -62,6 +62,13 @@ def test_what_is_none(raw: bytes) -> None:
         decode_object(raw)
 
 
+@pytest.mark.parametrize("many", [0, 2049])
+def test_a_completion_has_some_prompts(many: int) -> None:
+    with pytest.raises(BadRequest) as refused:
+        read_call("completions", encode_json({"model": "a/b", "prompt": ["?"] * many}))
+    assert refused.value.param == "prompt"
+
+
 @pytest.mark.parametrize(
     ("raw", "param"),
     [

@@ -24,7 +24,7 @@ from xrouter.ledger.operations import Settlement
 from xrouter.ledger.outputs import RecentOutputs
 from xrouter.ledger.prices import PriceQuote
 from xrouter.ledger.receipts import details
-from xrouter.wire import ChatRequest, CompletionRequest
+from xrouter.wire import ChatRequest
 from xrouter.world import World
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Billing:
         self._quote = quote
         self._headers = list(headers)
         self._quota = quota
-        self._choices = _choices(ctx.call)
+        self._choices = ctx.call.request.answers()
         self._held_nano: int | None = None
         self._covered: int | None = None  # output tokens that the hold covers, where it may have to grow
         self._delivered = 0  # output tokens sent to the client, counted only where the hold may have to grow
@@ -285,14 +285,3 @@ def count_images(call: Call) -> int:
         if isinstance(message.content, list)
         for part in message.content
     )
-
-
-def _choices(call: Call) -> int:
-    """How many answers are generated: each is paid."""
-    match call.request:
-        case CompletionRequest(n=n, best_of=best_of):
-            return max(n or 1, best_of or 1)
-        case ChatRequest(n=n):
-            return n or 1
-        case _:
-            return 1

@@ -82,6 +82,7 @@ class Rates(msgspec.Struct, frozen=True):
 
         Never more than the largest amount: what is more than that cannot be afforded either.
         """
+        output_tokens = min(output_tokens, _MOST_TOKENS)
         reasoning = output_tokens if self.reasoning > self.output else 0
         return min(self._nano(input_tokens, output_tokens, 0, reasoning, images), LARGEST_NANO)
 

@@ -154,8 +154,7 @@ class Admission:
             return 1
         estimate = self._ctx.estimate
         cap = estimate.output_cap
-        choices = getattr(self._ctx.call.request, "n", None) or 1
-        output = self._terms.assumed_output_tokens if cap is None else cap * choices
+        output = self._terms.assumed_output_tokens if cap is None else cap * self._ctx.call.request.answers()
         most = self._sized(limit).most if limit.credits_most else limit.most
         whole = self._of(kind, estimate.input_tokens, output)
         return whole if whole <= most else max(self._of(kind, estimate.input_tokens, 0), most)
