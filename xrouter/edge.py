@@ -89,6 +89,7 @@ class Edge:
                     await response.fail(error)
             finally:
                 self._finished(ctx, response, error, left)
+                _let_go(ctx, error)
 
     def _context(self, scope: Scope) -> RequestContext:
         request_id, session_id = "", None
@@ -147,6 +148,17 @@ def _address(text: str) -> str | None:
         return str(ipaddress.ip_address(text))
     except ValueError:
         return None
+
+
+def _let_go(ctx: RequestContext, error: XRouterError | None) -> None:
+    """Break the cycles that a request is part of: what filters have stashed refers to it, and so does a traceback.
+
+    They would be left to the collector, which looks at everything that is alive and stops the loop for that.
+    """
+    ctx.stash.clear()
+    for one in (error, ctx.outcome.error if "outcome" in ctx else None):
+        if one is not None:
+            one.__traceback__ = one.__context__ = one.__cause__ = None
 
 
 def _cancelled_from_outside() -> bool:

@@ -43,6 +43,12 @@ class KeepAlive:
         if self._comment is not None:
             self._comment.cancel()
 
+    def close(self) -> None:
+        """Stop, and let go of `send`. Nothing may be called after that."""
+        self.stop()
+        self._timer.close()
+        del self._send
+
     def _fire(self) -> None:
         now = self._loop.time()
         due = now + INTERVAL_S

@@ -117,8 +117,9 @@ class Answer:
 
     def close(self) -> None:
         """No comments any more."""
-        if self._keep_alive is not None:
-            self._keep_alive.stop()
+        keep_alive, self._keep_alive = self._keep_alive, None  # they refer to each other
+        if keep_alive is not None:
+            keep_alive.close()
 
     def usage(self, *, whole: bool) -> Usage | None:
         """What was generated: of an answer that is not `whole`, what the client was sent. None: nothing."""
