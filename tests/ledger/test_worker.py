@@ -1,6 +1,7 @@
 """A thread that is asked from an event loop."""
 
 import asyncio
+import os
 import threading
 import time
 
@@ -67,6 +68,20 @@ def test_a_loop_that_is_gone_does_not_end_the_thread() -> None:
 
     assert asyncio.run(ask()) == 3
     worker.close()
+
+
+async def test_closed_it_leaves_no_descriptor() -> None:
+    """Fails where one end of a pipe is kept, whether it is closed while it works or when all is done."""
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        unused, idle, busy = Worker("unused"), Worker("idle"), Worker("busy")
+        thread = await idle.run(threading.current_thread)
+        last = busy.run(threading.current_thread)
+        for worker in (unused, idle, busy):
+            worker.close()
+        for ended in (thread, await last):
+            ended.join(5)
+    assert len(os.listdir("/dev/fd")) == before
 
 
 async def test_a_thread_that_cannot_be_made_is_made_for_the_next_job(monkeypatch: pytest.MonkeyPatch) -> None:
