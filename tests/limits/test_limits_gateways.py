@@ -42,6 +42,7 @@ filters:
   - auth
   - rate_limit:
       on_store_failure: {policy}
+      gateways: {gateways}
       limits: [{{per: upstream, concurrency: 3, tiers: [upstream]}}]
   - body
   - routing
@@ -105,7 +106,12 @@ def sandbox() -> Iterator[Sandbox]:
 
 @contextmanager
 def running_pair(
-    folder: Path, sandbox: Sandbox, redis: RedisServer, policy: str = "local_share", url: str | None = None
+    folder: Path,
+    sandbox: Sandbox,
+    redis: RedisServer,
+    policy: str = "local_share",
+    url: str | None = None,
+    gateways: int = 1,
 ) -> Iterator[Pair]:
     config = folder / "xrouter.yaml"
     environ = sandbox.environ
@@ -114,6 +120,7 @@ def running_pair(
             folder=folder,
             redis=url or redis.url,
             policy=policy,
+            gateways=gateways,
             upstream=environ["LOCAL_BASE_URL"],
             key=environ["LOCAL_API_KEY"],
         )
@@ -328,6 +335,8 @@ class Clients:
 
     def __init__(self, pair: Pair, headers: dict[str, str], number: int = 6) -> None:
         self.answers: Counter[int] = Counter()
+        self.admitted: Counter[int] = Counter()  # by gateway
+        self.refused_by_redis = 0  # a refusal by a share tells the share
         self._pair, self._headers = pair, headers
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(number)]
@@ -338,7 +347,10 @@ class Clients:
         url = self._pair.urls[number % 2] + "/v1/chat/completions"
         with httpx2.Client(timeout=60, headers=self._headers) as client:
             while not self._ended.is_set():
-                self.answers[client.post(url, json=BODY).status_code] += 1
+                answer = client.post(url, json=BODY)
+                self.answers[answer.status_code] += 1
+                self.admitted[number % 2] += answer.status_code == 200
+                self.refused_by_redis += answer.headers.get("x-ratelimit-limit") == "400" and answer.status_code == 429
                 self._ended.wait(0.05)
 
     def stop(self) -> None:
@@ -349,22 +361,25 @@ class Clients:
 
 @pytest.mark.parametrize("policy", ["local_share", "allow"])
 def test_f11_no_client_notices_a_failover(tmp_path: Path, sandbox: Sandbox, policy: str) -> None:
-    """The master dies under load. Under `local_share` the limit holds over all of it: what the shares admit meanwhile is
-    told to the new master.
+    """The master dies under load. Under `local_share` the limit holds over all of it: the shares of both gateways are the
+    limit together, and what they admit meanwhile is told to the new master. What may come on top is what one gateway has had
+    of the limit beyond its half when it loses Redis, since the other one's half is whole.
 
-    Fails under `deny` (503), and without the telling: the new master then admits as much again as the shares did.
+    Fails under `deny` (503); without the telling (the new master then admits as much again as the shares did); and with
+    `gateways: 1`. Then, in 40 runs on a busy machine, 401 to 800 were admitted 8 times: the outage was long enough for both
+    to spend a whole limit each, or one was back 60 ms before the other and spent what that had yet to tell.
     """
     sentinels = Sentinels(tmp_path, replicas=2)
     try:
         sentinels.wait_until_whole()
-        with running_pair(tmp_path, sandbox, sentinels.master, policy, f"{sentinels.url}?replicas=1") as pair:
+        with running_pair(tmp_path, sandbox, sentinels.master, policy, f"{sentinels.url}?replicas=1", 2) as pair:
             clients = Clients(pair, pair.key("hour"))
             try:
                 until(lambda: clients.answers[200] >= 60, 60)
                 sentinels.master.kill()
                 until(lambda: pair.metric("xrouter_ratelimit_degraded") == 1, 10)
                 degraded_s = until(lambda: both_degraded(pair, False), 60)
-                until(lambda: clients.answers[429] >= 50, 120)
+                until(lambda: clients.refused_by_redis >= 50, 120)
             finally:
                 clients.stop()
             assert set(clients.answers) == {200, 429}
@@ -372,6 +387,7 @@ def test_f11_no_client_notices_a_failover(tmp_path: Path, sandbox: Sandbox, poli
                 "the goal is 4, and docs/limits.md has what was measured; a busy machine has the rest"
             )
             if policy == "local_share":
-                assert 400 - pair.store_errors() <= clients.answers[200] <= 400
+                one, other = clients.admitted[0], clients.admitted[1]
+                assert 400 - pair.store_errors() <= one + other <= 400 + abs(one - other)
     finally:
         sentinels.stop()

@@ -22,10 +22,13 @@ class RateLimit:
     @dataclass(frozen=True, slots=True)
     class Config:
         on_store_failure: OnStoreFailure = "local_share"
+        gateways: int = 1  # that share the Redis, each with as many workers as this one
         limits: tuple[LimitSettings, ...] = ()
         assumed_output_tokens: int = 500  # reserved for an answer without max_tokens
 
         def __post_init__(self) -> None:
+            if self.gateways < 1:
+                raise ValueError("gateways is at least 1")
             if self.assumed_output_tokens < 0:
                 raise ValueError("assumed_output_tokens is not negative")
             Rules({}, self.limits)  # its ValueError is a problem of this entry
@@ -36,7 +39,8 @@ class RateLimit:
         rules = Rules(settings.tiers, config.limits)
         if rules.need_estimate and not any("estimate" in entry.filter.provides for entry in settings.filters):
             raise ValueError("rate_limit has limits of tokens, models or users; they need the filter token_count")
-        limiter = Limiter(services.limits, config.on_store_failure, settings.server.workers, services.world)
+        processes = settings.server.workers * config.gateways
+        limiter = Limiter(services.limits, config.on_store_failure, processes, services.world)
         self.terms = Terms(rules, limiter, services.catalog, services.ledger.credits_left, config.assumed_output_tokens)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -26,11 +26,11 @@ class Limiter:
     as well: processes whose shares are the limit together then do not exceed it at either end of an outage.
     """
 
-    def __init__(self, store: LimitStore, on_store_failure: OnStoreFailure, workers: int, world: World) -> None:
+    def __init__(self, store: LimitStore, on_store_failure: OnStoreFailure, processes: int, world: World) -> None:
         self.store = store
         self._on_store_failure = on_store_failure
         self._memory = store if isinstance(store, MemoryStore) else None  # never away, and never has to be waited for
-        self._share = Share(workers, world) if on_store_failure == "local_share" and self._memory is None else None
+        self._share = Share(processes, world) if on_store_failure == "local_share" and self._memory is None else None
 
     def admit_at_once(self, lease: str, claims: Sequence[Claim], otherwise: Sequence[Taken] = ()) -> Answer | None:
         """`admit`, if that needs no waiting; else None."""

@@ -12,15 +12,15 @@ _MOST_REFUSALS: Final = 10_000  # the oldest one goes: then the share decides
 
 
 class Share:
-    """Each limit divided by `workers`: how many processes share it when they cannot count together.
+    """Each limit divided by `processes`: how many share it when they cannot count together.
 
     What the store admits is noted here too. So when it goes away in the middle of a window, what this process has used of
     its share is known. And what the store has refused is refused here as well until the time that it told: a limit that
     others have spent is spent, whatever is left of the share.
     """
 
-    def __init__(self, workers: int, world: World) -> None:
-        self._workers = workers
+    def __init__(self, processes: int, world: World) -> None:
+        self._processes = processes
         self._monotonic = world.monotonic
         self._uses = MemoryStore(world)
         self._refused: dict[str, tuple[int, int]] = {}  # by key: until when so much and more is refused
@@ -79,11 +79,11 @@ class Share:
         return found
 
     def _of(self, claim: Claim, amount: int) -> Claim:
-        return Claim(claim.limit.share(self._workers), claim.key, amount)
+        return Claim(claim.limit.share(self._processes), claim.key, amount)
 
     def _cut(self, claim: Claim) -> int:
         whole = claim.limit.most
-        return claim.amount if claim.amount > whole else min(claim.amount, claim.limit.share(self._workers).most)
+        return claim.amount if claim.amount > whole else min(claim.amount, claim.limit.share(self._processes).most)
 
     def _now_us(self) -> int:
         return int(self._monotonic() * MICRO)
