@@ -94,6 +94,19 @@ def test_the_other_endpoints(kind: str, body: dict[str, Any], path: str) -> None
     assert decode_json(request.body) == body
 
 
+def test_a_model_honours_what_is_of_its_kind() -> None:
+    """Fails where an embedding model is listed under `supported_parameters=tools`, as it was."""
+    honoured = [
+        provider().parameters(ModelSettings(routes=MODEL.routes, **fields), Target("m", "u", "m"))
+        for fields in ({"kind": "embedding"}, {}, {"tools": False})
+    ]
+    embedding, chat, plain = honoured
+    assert embedding == {"dimensions", "encoding_format"}
+    assert {"tools", "function_call", "temperature"} <= chat
+    assert chat.isdisjoint(embedding)
+    assert chat - plain == {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"}
+
+
 def chunk(delta: dict[str, Any] | None, finish: str | None = None, **more: Any) -> bytes:
     choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": finish}]
     body = {"id": "up-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": choices, **more}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, cast
 
 import msgspec
 
-from xrouter.config.settings import UpstreamSettings
+from xrouter.config.settings import ModelSettings, UpstreamSettings
 from xrouter.context import Call, Target
 from xrouter.errors import UpstreamProtocolError, XRouterError
 from xrouter.events import Answer, Event, Finish, Usage, Verbatim
@@ -46,6 +46,8 @@ _GATEWAY_FIELDS: Final = frozenset(
         "stop_server_tools_when",
     }
 )  # fmt: skip  OpenRouter's additions: they are answered here, and a strict upstream refuses them
+_EMBEDDING_PARAMETERS: Final = frozenset({"dimensions", "encoding_format"})
+_TOOL_PARAMETERS: Final = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
 _NAME_CHARS: Final = 128  # of an upstream's own names, which go into the log
 _HEADERS: Final = ((b"content-type", b"application/json"), (b"accept", b"application/json, text/event-stream"))
 
@@ -91,6 +93,12 @@ class OpenAI(Provider):
 
     def translator(self, call: Call, target: Target, purpose: Purpose) -> Translator:
         return OpenAITranslator(self._config, call, target, self._world)
+
+    def parameters(self, model: ModelSettings, target: Target) -> frozenset[str]:
+        if model.kind == "embedding":
+            return _EMBEDDING_PARAMETERS
+        missing = _EMBEDDING_PARAMETERS if model.tools else _EMBEDDING_PARAMETERS | _TOOL_PARAMETERS
+        return self.supported_parameters - missing
 
     def list_models(self) -> UpstreamRequest:
         return UpstreamRequest("GET", self._config.base_url.rstrip("/") + "/models", idempotent=True)
