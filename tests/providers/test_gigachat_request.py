@@ -389,7 +389,6 @@ def test_a_completion_is_a_chat_of_one_message() -> None:
     assert sent_body(kind="completions", prompt=["Раз"])["messages"] == [{"role": "user", "content": "Раз"}]
     refused: list[dict[str, Any]] = [
         {"prompt": ["a", "b"]},
-        {"prompt": []},
         {"prompt": "a", "echo": True},
         {"prompt": "a", "suffix": "b"},
         {"prompt": "a", "best_of": 2},

@@ -400,7 +400,7 @@ def test_a_completion_is_one_message() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [{"prompt": ["а", "б"]}, {"prompt": []}, {"prompt": "а", "suffix": "б"}, {"prompt": "а", "echo": True},
+    [{"prompt": ["а", "б"]}, {"prompt": "а", "suffix": "б"}, {"prompt": "а", "echo": True},
      {"prompt": "а", "best_of": 2}, {"prompt": "а", "logprobs": 1}, {"prompt": ""}],
 )  # fmt: skip
 @pytest.mark.parametrize("model", ["yandexgpt", "gpt-oss-20b"])
