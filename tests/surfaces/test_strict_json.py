@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from xrouter.errors import BadRequest
 from xrouter.surfaces.openai import read_call
+from xrouter.surfaces.openrouter_key_bodies import CreateKey
+from xrouter.surfaces.strict_body import read_struct
 from xrouter.surfaces.strict_json import decode_object
 from xrouter.wire import encode_json
 
@@ -82,4 +84,15 @@ def test_the_field_at_fault_is_named(raw: bytes, param: str) -> None:
     """Fails for the first two where only the place that msgspec tells is taken: a missing field has none."""
     with pytest.raises(BadRequest) as refused:
         read_call("chat", raw)
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("raw", "param"),
+    [(b'{"name": "n", "limits": 1}', "limits"), (b'{"name": "n", "xrouter": {"tiers": "free"}}', "xrouter.tiers")],
+)
+def test_an_unknown_field_is_named(raw: bytes, param: str) -> None:
+    """Fails where only the place is taken: that is the object's around it."""
+    with pytest.raises(BadRequest) as refused:
+        read_struct(raw, CreateKey)
     assert refused.value.param == param

@@ -14,7 +14,7 @@ import msgspec
 from xrouter.errors import BadRequest
 from xrouter.wire import decode_json, encode_json
 
-_MISSING: Final = re.compile(r"Object missing required field `(\w+)`")
+_NO_PLACE: Final = re.compile(r"Object (?:missing required|contains unknown) field `(.{1,64}).*`", re.DOTALL)
 
 
 def decode_object(raw: bytes) -> dict[str, Any]:
@@ -38,11 +38,11 @@ def decode_object(raw: bytes) -> dict[str, Any]:
 
 
 def field_fault(error: msgspec.ValidationError) -> BadRequest:
-    """The refusal of a body that has not the wanted shape; `param` names the field, also one that is missing."""
+    """The refusal of a body that has not the wanted shape; `param` names the field, also one that is missing or unknown."""
     message, _, place = str(error).partition(" - at ")
     path = place.strip("`").removeprefix("$").removeprefix(".")
-    missing = _MISSING.fullmatch(message)
-    param = ".".join(filter(None, (path, missing and missing[1]))) or None
+    inner = _NO_PLACE.fullmatch(message)
+    param = ".".join(filter(None, (path, inner and inner[1]))) or None
     return BadRequest(f"{message}{f' at `{path}`' if path else ''}", param=param)
 
 
