@@ -5,6 +5,7 @@ import pytest
 from xrouter.config.rules import limit_fault
 
 _DURATION = "a duration is a number of seconds from 0 to a year"
+_CREDENTIAL = "a credential stands in a header: visible ASCII characters, no space and no line break"
 _POSITIVE = "a duration of more than 0 seconds is needed here"
 _ADDRESS = "expected an address that begins with http:// or https://"
 _PRICE = "a price is not negative"
@@ -32,6 +33,7 @@ _REDIS = "redis is null or an address that begins with redis://, rediss://, redi
         ("server: {max_header_bytes: 10}", "1:28: expected a number from 1024 to 1048576"),
         ("server: {max_headers: 0}", "1:23: expected a number from 1 to 10000"),
         ("server: {trusted_proxies: [10.0.0.1, 10.0.0.1/8, x]}", f"1:38: {_NETWORK}\n1:50: {_NETWORK}"),
+        ('admin: {token: "a b"}', f"1:16: {_CREDENTIAL}"),
         ("store: mysql://u@h/d", f"1:8: {_STORE}"),
         ("store: sqlite://", f"1:8: {_STORE}"),
         ("store: sqlite://file.db", f"1:8: {_STORE}"),
@@ -79,6 +81,8 @@ def test_section_that_breaks_a_rule(problems_of, sheet, line, problem):
         ("engine: http2", "10: expected one of 'http1', 'httpx2', found 'http2'"),
         ("key_file: /no/such/file", "12: no such file (a relative path starts at the working directory)"),
         ("tls: {ca_file: /no/such/file}", "17: no such file (a relative path starts at the working directory)"),
+        ('api_key: "sk-1\\n"', f"11: {_CREDENTIAL}"),  # how a block scalar ends; each request was a 500 for it
+        ("api_key: ключ", f"11: {_CREDENTIAL}"),
         (f"key_file: {'x' * 5000}", "12: no such file (a relative path starts at the working directory)"),
         ("timeouts: {conect_s: 1}", "13: unknown key 'conect_s'; known: connect_s, first_byte_s, idle_s, total_s; "
                                     "did you mean 'connect_s'?"),

@@ -333,3 +333,9 @@ def test_what_came_before_an_error_in_the_same_piece_is_given(broken: bytes) -> 
     assert reader.complete
     with pytest.raises(XRouterError):
         reader.finish()
+
+
+def test_an_organization_is_what_a_header_can_hold() -> None:
+    """Fails without the look at it: each request was then a 500."""
+    with pytest.raises(ValueError, match="organization"):
+        OpenAI.Config(provider="openai", base_url="http://127.0.0.1:9/v1", organization="a\r\nX-Evil: b")

@@ -1,7 +1,8 @@
 """What a value of the right type must still satisfy, field by field.
 
 A rule takes a value and says what is wrong with it, or None. Rules for one class's field also hold for its subclasses, and a
-few go by the field's name in any class, a plugin's too: `…_s` is a duration, `…_url` an address, `…_file` a file.
+few go by the field's name in any class, a plugin's too: `…_s` is a duration, `…_url` an address, `…_file` a file,
+`…_key` and `…_token` credentials where they are secrets.
 """
 
 import ipaddress
@@ -14,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from xrouter.config.settings import (
+    Admin,
     Ledger,
     ModelSettings,
     Price,
@@ -27,6 +29,7 @@ from xrouter.config.settings import (
     Timeouts,
     UpstreamSettings,
 )
+from xrouter.secret import Secret
 
 Rule = Callable[[Any], str | None]
 
@@ -119,6 +122,13 @@ def _routes(routes: tuple[RouteSettings, ...]) -> str | None:
         return "a model needs at least one route that is neither a canary nor a shadow"
     percent = sum(route.canary for route in routes)
     return None if percent <= 100 else f"the canaries of a model have 100 percent together, not {percent:g}"
+
+
+def _credential(value: Any) -> str | None:
+    """A block of YAML (`api_key: |`) ends in a line break, which no header holds: each request would fail for it."""
+    if not isinstance(value, Secret) or not value or _VISIBLE.fullmatch(value.reveal()):
+        return None
+    return "a credential stands in a header: visible ASCII characters, no space and no line break"
 
 
 def _host(value: str) -> str | None:
@@ -265,6 +275,7 @@ _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (TierQuota, "day"): _credits,
     (TierQuota, "week"): _credits,
     (TierQuota, "month"): _credits,
+    (Admin, "token"): _credential,
     (Settings, "store"): _store,
     (Settings, "redis"): _redis,
 }
@@ -273,4 +284,10 @@ _ITEM_RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (Tier, "requests"): limit_fault,
     (Tier, "tokens"): limit_fault,
 }
-_BY_SUFFIX: Final[Mapping[str, Rule]] = {"_s": _duration, "_url": _address, "_file": _file}
+_BY_SUFFIX: Final[Mapping[str, Rule]] = {
+    "_s": _duration,
+    "_url": _address,
+    "_file": _file,
+    "_key": _credential,
+    "_token": _credential,
+}

@@ -58,6 +58,10 @@ class OpenAIConfig(UpstreamSettings):
     organization: str | None = None
     stream_usage: bool = True  # ask for usage in streams; a few old servers refuse `stream_options`
 
+    def __post_init__(self) -> None:
+        if self.organization is not None and not (self.organization.isascii() and self.organization.isprintable()):
+            raise ValueError("`organization` stands in a header: printable ASCII characters")
+
     @property
     def keys(self) -> tuple[Secret, ...]:
         return each(self.api_key)
