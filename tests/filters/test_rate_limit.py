@@ -443,14 +443,6 @@ async def test_a_cancellation_anywhere_leaves_the_share_whole() -> None:
     assert await cancel_at_every_await(lambda: drive.ask(inner, tier="free"), share_is_free) == 3
 
 
-def test_limits_that_need_the_estimate_need_who_makes_it() -> None:
-    drive = Drive()
-    settings = Settings(upstreams={}, models={}, filters=(), tiers={"free": FREE})
-    services = SimpleNamespace(**{**vars(drive.services), "settings": settings})
-    with pytest.raises(ValueError, match="token_count"):
-        RateLimit(drive._body, RateLimit.Config(), services)
-
-
 class AwayStore:
     """A store that is away whenever `away`: what on_store_failure does needs no server."""
 

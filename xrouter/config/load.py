@@ -1,6 +1,6 @@
 """A file and an environment → Settings, or everything that is wrong with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from xrouter.config.crosscheck import check_models, check_tiers, check_workers
@@ -44,4 +44,15 @@ def decode(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
     check_tiers(root, problems)
     check_workers(root, values, problems)
     problems.raise_if_any()
-    return Settings(**values)
+    settings = Settings(**values)
+    if misfits := tuple(_misfits(settings)):
+        raise ConfigError(misfits)
+    return settings
+
+
+def _misfits(settings: Settings) -> Iterator[Problem]:
+    """What filters find wrong with their entries once the whole file is known: the optional `misfit` of a filter's class."""
+    for entry in settings.filters:
+        misfit = getattr(entry.filter, "misfit", None)
+        if misfit is not None and (fault := misfit(entry, settings)):
+            yield Problem(entry.place, fault)

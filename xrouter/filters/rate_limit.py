@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from xrouter.config.settings import FilterEntry, Settings
 from xrouter.context import context
 from xrouter.filters.base import ASGIApp, Receive, Scope, Send, Services
 from xrouter.limits.admission import Admission, Terms
@@ -37,11 +38,20 @@ class RateLimit:
         settings = services.settings
         self.app, self.config = app, config
         rules = Rules(settings.tiers, config.limits)
-        if rules.need_estimate and not any("estimate" in entry.filter.provides for entry in settings.filters):
-            raise ValueError("rate_limit has limits of tokens, models or users; they need the filter token_count")
         processes = settings.server.workers * config.gateways
         limiter = Limiter(services.limits, config.on_store_failure, processes, services.world)
         self.terms = Terms(rules, limiter, services.catalog, services.ledger.credits_left, config.assumed_output_tokens)
+
+    @classmethod
+    def misfit(cls, entry: FilterEntry, settings: Settings) -> str | None:
+        """What is wrong with this entry beside the rest of the file: told at its line when that is read."""
+        first = next(other for other in settings.filters if other.filter is cls)
+        if first is not entry:
+            return f"rate_limit stands in the chain once: its limits go into the list at {first.place}"
+        counted = any("estimate" in other.filter.provides for other in settings.filters)
+        if Rules(settings.tiers, entry.config.limits).need_estimate and not counted:
+            return "rate_limit has limits of tokens, models or users; they need the filter token_count"
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ctx = context(scope)
