@@ -48,6 +48,7 @@ class Drive:
     on_store_failure: str = "local_share"
     store: LimitStore | None = None
     workers: int = 1
+    gateways: int = 1
     models: dict[str, ModelSettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,7 +69,7 @@ class Drive:
             limits=self.store,
             ledger=SimpleNamespace(credits_left=CreditsLeft()),
         )
-        config = RateLimit.Config(self.on_store_failure, self.limits)  # type: ignore[arg-type]
+        config = RateLimit.Config(self.on_store_failure, self.limits, gateways=self.gateways)  # type: ignore[arg-type]
         self.token_count = TokenCount(self._innermost, TokenCount.Config(), self.services)
         self.filter = RateLimit(self._body, config, self.services)
         self.inner: Inner = nothing
@@ -478,9 +479,10 @@ class AwayStore:
             self.within.settle(changes)
 
 
-def away(on_store_failure: str, tier: Tier, workers: int = 1) -> tuple[Drive, AwayStore]:
+def away(on_store_failure: str, tier: Tier, workers: int = 1, gateways: int = 1) -> tuple[Drive, AwayStore]:
     store = AwayStore(HandWorld())
-    return Drive({"free": tier}, on_store_failure=on_store_failure, store=store, workers=workers), store
+    tiers = {"free": tier}
+    return Drive(tiers, (), on_store_failure, store=store, workers=workers, gateways=gateways), store
 
 
 async def test_deny_is_503_and_never_429() -> None:
@@ -506,6 +508,18 @@ async def test_f09_local_share_is_the_limit_by_workers(workers: int, share: int)
     drive, store = away("local_share", Tier(requests=("20/minute",)), workers)
     store.away = True
     assert await drive.admitted(30, tier="free") == share
+
+
+async def test_f09_local_share_is_divided_by_gateways_too() -> None:
+    """Fails if only this gateway's workers divide it."""
+    drive, store = away("local_share", Tier(requests=("20/minute",)), 2, 2)
+    store.away = True
+    assert await drive.admitted(30, tier="free") == 5
+
+
+def test_there_is_at_least_one_gateway() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        RateLimit.Config(gateways=0)
 
 
 async def test_f09_what_was_admitted_before_the_outage_counts_in_the_share() -> None:

@@ -23,9 +23,9 @@ class RateLimit:
     @dataclass(frozen=True, slots=True)
     class Config:
         on_store_failure: OnStoreFailure = "local_share"
-        gateways: int = 1  # that share the Redis, each with as many workers as this one
         limits: tuple[LimitSettings, ...] = ()
         assumed_output_tokens: int = 500  # reserved for an answer without max_tokens
+        gateways: int = 1  # that share the Redis, each with as many workers as this one
 
         def __post_init__(self) -> None:
             if self.gateways < 1:
