@@ -211,6 +211,17 @@ def test_f21_a_stop_in_the_middle_of_a_reload_closes_what_was_built_for_it(fleet
     assert closed == built
 
 
+def test_signals_that_a_whole_group_hears_do_not_end_a_worker(fleet: Fleet) -> None:
+    """Fails where a worker leaves SIGUSR2 or SIGHUP to the system: it is killed with all its streams."""
+    before = {worker.pid for worker in fleet.workers()}
+    for pid in before:
+        os.kill(pid, signal.SIGUSR2)
+        os.kill(pid, signal.SIGHUP)
+    for _ in range(20):
+        assert httpx2.get(fleet.gateway.url + "/health/ready").status_code == 200
+    assert {worker.pid for worker in fleet.workers()} == before
+
+
 def test_only_deaths_in_a_row_make_a_successor_wait_longer() -> None:
     """Fails where all deaths since the start count: a worker that dies once a day is away for 10 s in the end."""
     backoff = Backoff()

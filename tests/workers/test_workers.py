@@ -27,6 +27,28 @@ from xrouter.workers.control import Question, ask
 from xrouter.workers.messages import WorkerState
 
 SECOND = "  local/second: {price: free, routes: [{upstream: local, model: sandbox-large}]}\n"
+# A filter of the operator's own whose import takes its time.
+SLOW = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+Path(__file__).with_name("imported").touch()
+time.sleep(1)
+
+class Slow:
+    needs = provides = frozenset()
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    def __init__(self, app, config, services):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        await self.app(scope, receive, send)
+"""
 BODY = {"model": "local/large", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
 
 
@@ -269,6 +291,35 @@ def test_one_process_reloads_the_same_way(alone: Path, sandbox: Sandbox) -> None
         assert counts['xrouter_reload_total{result="rejected"}'] >= 1
         assert [worker.pid for worker in workers(gateway)] == [gateway.process.pid]
     assert set(load.outcomes) == {"200"}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_signals_that_come_while_it_starts_do_not_end_it(config: Path, sandbox: Sandbox, workers: int) -> None:
+    """Fails where SIGHUP and SIGUSR2 are left to the system until somebody obeys: `systemctl reload` may come at once."""
+    (config.parent / "slow.py").write_text(SLOW)
+    text = config.read_text().replace("workers: 3", f"workers: {workers}")
+    config.write_text(text.replace("filters: [auth,", "filters: [slow:Slow, auth,"))
+
+    def start(*arguments: Any, **options: Any) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(*arguments, **options)
+        until((config.parent / "imported").exists, "it reads its configuration")
+        for number in (signal.SIGHUP, signal.SIGUSR2):
+            process.send_signal(number)
+        return process
+
+    with serving(config, sandbox.environ, start=start) as gateway:
+        until(lambda: "reloaded" in gateway.messages(), "the reload that was asked for")
+        assert httpx2.get(gateway.url + "/health/ready").status_code == 200
+        assert gateway.stop() == 0
+
+
+def test_one_process_says_that_it_cannot_be_replaced(alone: Path, sandbox: Sandbox) -> None:
+    """Fails where SIGUSR2 is left to the system: that ends the only process, with all that is under way in it."""
+    with serving(alone, sandbox.environ) as gateway:
+        gateway.signal(signal.SIGUSR2)
+        until(lambda: any("no other that could serve meanwhile" in text for text in gateway.messages()), "it says so")
+        assert httpx2.get(gateway.url + "/health/ready").status_code == 200
+        assert gateway.stop() == 0
 
 
 def test_another_instance_takes_over_the_port(alone: Path, sandbox: Sandbox) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import uvloop
 
@@ -27,6 +27,9 @@ from xrouter.waiting_room import WaitingRoom
 from xrouter.workers.source import Source
 
 log = logging.getLogger("xrouter.app")
+
+# Sent to a process that starts, they wait until it can obey. By themselves they would end it.
+_KEPT: Final = (signal.SIGHUP, signal.SIGUSR2)
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,6 +44,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def run(args: argparse.Namespace, announce: Callable[[str], None] | None = None) -> int:
     """Serve until a signal. `announce` is told the address once requests are served."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _KEPT)
     source = Source(args.config, args.host, args.port, args.workers)
     try:
         settings = source.load()
@@ -70,6 +74,7 @@ def _silent(url: str) -> None:
 
 def _serve_alone(settings: Settings, source: Source, listener: socket.socket, announce: Callable[[], None]) -> int:
     from xrouter.workers.alone import Alone
+    from xrouter.workers.control import NO_OTHER
 
     async def serve(gateway: Gateway, server: FrontServer, room: WaitingRoom) -> None:
         fleet = gateway.fleet = Alone(gateway, source)
@@ -82,7 +87,10 @@ def _serve_alone(settings: Settings, source: Source, listener: socket.socket, an
             reloads.add(task)
             task.add_done_callback(reloads.discard)
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGUSR2, log.warning, "nothing is restarted: %s", NO_OTHER)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _KEPT)
         server.on_started = announce
         try:
             if await _started(gateway):

@@ -10,7 +10,7 @@ from typing import Final
 
 from xrouter.app import Gateway
 from xrouter.config.load import ConfigError
-from xrouter.workers.control import LONGEST_LINE, Answer, Door, encoded, question
+from xrouter.workers.control import LONGEST_LINE, NO_OTHER, Answer, Door, encoded, question
 from xrouter.workers.fleet import View
 from xrouter.workers.messages import WorkerState
 from xrouter.workers.processes import use
@@ -103,7 +103,7 @@ class Alone:
                 case "reload":
                     answer = Answer(await self.reload())
                 case "restart":
-                    answer = Answer("a gateway with one worker has no other that could serve meanwhile")
+                    answer = Answer(NO_OTHER)
                 case "fleet":
                     answer = Answer(workers=[self._state()])
             writer.write(encoded(answer))

@@ -18,6 +18,7 @@ import msgspec
 
 from xrouter.workers.messages import WorkerState
 
+NO_OTHER: Final = "a gateway with one worker has no other that could serve meanwhile"
 LONGEST_LINE: Final = 64 * 1024
 _LONGEST_PATH: Final = 95  # of a socket's 107 (unix(7)); its name grows by a process id while it is made
 _ANSWER_S: Final = 60.0

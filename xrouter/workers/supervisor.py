@@ -106,6 +106,7 @@ class Supervisor:
         for number in _HANDLED:
             signal.signal(number, _noted)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
         self._visitors.open(self._source.path)
 
     def _close(self) -> None:
@@ -169,7 +170,11 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for handled in _HANDLED:
                 signal.signal(handled, signal.SIG_DFL)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal that closes tells the whole group
+            for told_to_all in (
+                signal.SIGHUP,
+                signal.SIGUSR2,
+            ):  # by a terminal that closes, or `pkill`: the supervisor obeys
+                signal.signal(told_to_all, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             for worker in self._workers:
                 worker.channel.close()
