@@ -5,9 +5,10 @@ goes away while it serves does not end either. What does not pass by itself (a w
 for.
 """
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 from xrouter.errors import StoreUnavailable
 from xrouter.store.engine import StoreAway, StoreError, passes
@@ -19,9 +20,10 @@ T = TypeVar("T")
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 1.0  # as often as a gateway that serves looks for its store
 _LONGEST_SILENCE_S: Final = 60.0
+_LAST_MOMENT_S: Final = 1.0
 
 
-async def until_there(attempt: Callable[[], Awaitable[T]], world: World, waits: Callable[[], None]) -> T:
+async def until_there(attempt: Callable[[], Coroutine[Any, Any, T]], world: World, waits: Callable[[], None]) -> T:
     """What `attempt` returns, once it does not fail for a store that is away; `waits` is called each time that it does.
 
     Raises StoreError for what does not pass, and whatever else `attempt` raises.
@@ -30,7 +32,7 @@ async def until_there(attempt: Callable[[], Awaitable[T]], world: World, waits: 
     pause_s, tell_s, told = _FIRST_PAUSE_S, 0.0, False
     while True:
         try:
-            result = await attempt()
+            result = await _to_its_end(attempt())
         except (StoreAway, StoreUnavailable) as error:
             problem = _problem(error)
         else:
@@ -44,6 +46,18 @@ async def until_there(attempt: Callable[[], Awaitable[T]], world: World, waits: 
         waits()
         await world.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+async def _to_its_end(attempt: Coroutine[Any, Any, T]) -> T:
+    """What it returns. Cancelled, it has a moment for its end: SQLAlchemy logs an error where a closing is cut off."""
+    task = asyncio.create_task(attempt, name="trying the store")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,), timeout=_LAST_MOMENT_S)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def _problem(error: StoreAway | StoreUnavailable) -> str:

@@ -255,9 +255,10 @@ def test_f19_a_file_that_changes_while_the_store_is_waited_for_is_in_force_after
     try:
         with started(config, sandbox) as gateway:
             until(lambda: status(gateway, "/health/live") == 200, "it is alive")
+            changed = config.with_name("changed.yaml")
+            changed.write_text(config.read_text().replace("models:\n", f"models:\n{SECOND}"))
+            changed.rename(config)  # at once, so that no half of it is read
             gateway.signal(signal.SIGHUP)
-            config.write_text(config.read_text().replace("models:\n", f"models:\n{SECOND}"))
-            time.sleep(3)  # the watch has seen it
             postgres.start()
             assert announced(gateway)
 
