@@ -5,6 +5,7 @@
     exchange.py     one request and its answer, as ASGI's receive() and send()
     connection.py   one client connection: phases, deadlines, when it closes
     start_queue.py  which request begins next, and which are shed
+    glance.py       whose request it is, of one that is shed as it comes
     overload.py     what is answered to those, and what the operator is told
     acceptor.py     accepting many connections at once
     refusal.py      what the front answers in the app's place

@@ -14,7 +14,7 @@ gone, as in uvicorn.
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
@@ -27,6 +27,7 @@ from xrouter.config.settings import Server
 from xrouter.errors import RequestTimeout, XRouterError
 from xrouter.front.acceptor import Acceptor
 from xrouter.front.exchange import DISCARD_BYTES, Exchange, Scope
+from xrouter.front.glance import Glance
 from xrouter.front.head import Head
 from xrouter.front.overload import Overload
 from xrouter.front.reader import Reader, Surplus
@@ -70,6 +71,7 @@ class Front:
     default_lines: bytes = b""
     on_shed: Callable[[Reason], None] = lambda reason: None
     acceptor: Acceptor = field(default_factory=Acceptor)
+    glance: Glance = field(default_factory=Glance)
     starts: StartQueue = field(init=False)
     overload: Overload = field(init=False)
 
@@ -87,7 +89,7 @@ class Front:
     ) -> "Connection":
         loop = _loop or asyncio.get_running_loop()
         make = partial(Connection, self, config.loaded_app, server_state, app_state, loop)
-        self.acceptor.accept_more(make, loop, self.starts.clients_a_turn)
+        self.acceptor.accept_more(make, loop, self.starts.connections_a_turn)
         return make()
 
 
@@ -193,6 +195,8 @@ class Connection(asyncio.Protocol):
         if self._phase >= LAST:
             self._discard(len(data))
             return
+        if self._phase is HEAD and self._front.starts.too_long and self._turn_away(data):
+            return
         reader = self._reader
         if self._phase is BODY or (self._phase is HEAD and not self._first and not reader.heard):
             self._since = self._loop.time()
@@ -229,6 +233,23 @@ class Connection(asyncio.Protocol):
     def hear_again(self) -> None:
         if self._phase is not CLOSED:
             self._resume_reading()
+
+    def _turn_away(self, data: bytes) -> bool:
+        """Shed a request that has come whole in one read, before anything is made of it. False: it is read as ever."""
+        front = self._front
+        if self._reader.heard or self._last or self.write_paused or not front.glance.is_whole(data):
+            return False
+        sender: Hashable = front.glance.credential
+        if sender is None:
+            sender = self._client and self._client[0]
+        if not front.starts.too_long_for(sender):
+            return False
+        self._first = False
+        self._since = self._loop.time()
+        self._state.total_requests += 1
+        self.write(front.overload.whole_answer("wait", front.default_lines))
+        front.starts.shed_one(self)
+        return True
 
     # The reader's calls.
 

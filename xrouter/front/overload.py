@@ -28,13 +28,26 @@ class Overloaded(XRouterError):
 class Overload:
     """See the module. `on_shed` is called for each request."""
 
-    __slots__ = ("_began", "_body", "_fields", "_number", "_on_shed", "_seen", "_status", "_world")
+    __slots__ = (
+        "_began",
+        "_body",
+        "_default_lines",
+        "_end",
+        "_fields",
+        "_head",
+        "_number",
+        "_on_shed",
+        "_seen",
+        "_world",
+    )
 
     def __init__(self, world: World, retry_after_s: int, on_shed: Callable[[Reason], None]) -> None:
         self._world = world
         self._on_shed = on_shed
         self._body = Overloaded().encoded()
-        self._status = status_line(Overloaded.status)
+        self._end = b"\r\n\r\n" + self._body
+        self._default_lines = b""  # those that are in
+        self._head = b""  # up to the request's id
         self._fields = b"content-type: application/json\r\ncontent-length: %d\r\nretry-after: %d\r\nx-request-id: " % (
             len(self._body),
             retry_after_s,
@@ -45,14 +58,24 @@ class Overload:
 
     def answer(self, reason: Reason, default_lines: bytes) -> tuple[bytes, bytes]:
         """Head, as `Exchange.answer` takes it, and body for one request that is shed."""
+        return b"%b%b\r\n" % self._begin(reason, default_lines), self._body
+
+    def whole_answer(self, reason: Reason, default_lines: bytes) -> bytes:
+        """The same in one, for a connection that stays."""
+        return b"".join((*self._begin(reason, default_lines), self._end))
+
+    def _begin(self, reason: Reason, default_lines: bytes) -> tuple[bytes, bytes]:
+        """Count it. An answer's head up to the request's id, and the id."""
         self._on_shed(reason)
         if not self._number:
             self._began = self._world.monotonic()
             log.warning("overload: more requests come than can be answered, and some are answered 503")
             asyncio.get_running_loop().call_later(_OVER_S, self._look)
         self._number += 1
-        request_id = time_ordered(self._world).encode("ascii")
-        return b"".join((self._status, default_lines, self._fields, request_id, b"\r\n")), self._body
+        if default_lines is not self._default_lines:  # once a second
+            self._default_lines = default_lines
+            self._head = b"".join((status_line(Overloaded.status), default_lines, self._fields))
+        return self._head, time_ordered(self._world).encode("ascii")
 
     def _look(self) -> None:
         """Tell that it has ended, if nothing has been shed since the last look."""

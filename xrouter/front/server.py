@@ -28,7 +28,7 @@ from xrouter.world import RealWorld, World
 
 Lifespan = Literal["auto", "on", "off"]
 
-_BACKLOG = 2048
+_BACKLOG = 4096
 _SPARE_DESCRIPTORS = 64  # files, database, listeners, the loop's own
 _MIN_CONNECTIONS = 16
 _SETTLE_S = 5  # for requests that were cancelled at the end of the drain, and for answers that are not flushed yet
@@ -223,6 +223,7 @@ def build_server(
         lifespan=lifespan,
         log_config=None,
         access_log=False,
+        backlog=_BACKLOG,
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=_SETTLE_S,

@@ -11,9 +11,12 @@ begun lately. If that is more than half of `queue_s` it is shed, before anything
 may change: one that is found to have waited for all of `queue_s` when its turn comes is shed too, as in CoDel (RFC 8289),
 since its client may have given up. Either takes the same few steps however long the queue is.
 
+While the queue is too long, whoever would be shed is, before anything is made of its request (`glance.py`): that is asked
+with `too_long` and `too_long_for`.
+
 Some clients ask again at once, and however many do, they are to cost only a part of each turn. So where more are shed in a
-turn than eight for each request that may begin, the others are not read from until the loop has time for them, in their
-order.
+turn than twelve for each request that may begin, the others are not read from until the loop has time for them, in their
+order. The number does not follow the pace: then a loop that is slow since it turns many away would turn fewer away.
 """
 
 import asyncio
@@ -26,9 +29,10 @@ from xrouter.front.exchange import Exchange
 Reason = Literal["wait", "expired"]
 """Why a request is shed: the queue is too long for it, or it has waited for too long."""
 
-STARTS_A_TURN: Final = 16  # the most that begin in one turn of the loop,
+STARTS_A_TURN: Final = 8  # the most that begin in one turn of the loop; of 16, each costs more: too many are under way,
 TURN_S: Final = 0.02  # and fewer where turns would take longer
-_CLIENTS_A_START: Final = 8
+_CLIENTS_A_TURN: Final = 12 * STARTS_A_TURN
+_CONNECTIONS_A_TURN: Final = _CLIENTS_A_TURN // 3  # one costs as much as turning three away
 _SMOOTHING: Final = 0.1  # share of the newest turn in the pace
 _DATA_PLANE: Final = ("/v1/", "/api/v1/")
 
@@ -95,8 +99,25 @@ class StartQueue:
 
     @property
     def clients_a_turn(self) -> int:
-        """The most that are newly listened to in a turn: to turn them away must leave time for the others."""
-        return _CLIENTS_A_START * self._most
+        """The most that are listened to again in a turn: to turn them away must leave time for the others."""
+        return _CLIENTS_A_TURN
+
+    @property
+    def connections_a_turn(self) -> int:
+        """The most that are accepted in a turn, for the same reason."""
+        return _CONNECTIONS_A_TURN
+
+    @property
+    def too_long(self) -> bool:
+        """Whether a request of somebody's may have to be shed on arrival."""
+        return self._number > 0 and (self._number + 1) * self._start_s > self._longest_s / 2
+
+    def too_long_for(self, key: Hashable) -> bool:
+        """Whether a request of this sender's would wait too long."""
+        queue = self._queues.get(key)
+        before = 0 if queue is None else len(queue)
+        keys = len(self._queues) + (queue is None)
+        return min((before + 1) * keys, self._number + 1) * self._start_s > self._longest_s / 2
 
     def arrive(self, bearer: Bearer, exchange: Exchange, loop: asyncio.AbstractEventLoop) -> None:
         """Begin a request whose head has come, now or in its turn; or shed it."""
@@ -108,12 +129,11 @@ class StartQueue:
             bearer.start(exchange)
             return
         key = exchange.sender()
-        queue = self._queues.get(key)
-        before = 0 if queue is None else len(queue)
-        keys = len(self._queues) + (queue is None)
-        if min((before + 1) * keys, self._number + 1) * self._start_s > self._longest_s / 2:
-            self._shed(bearer, exchange, "wait")
+        if self.too_long_for(key):
+            bearer.shed(exchange, "wait")
+            self.shed_one(bearer)
             return
+        queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = deque()
             self._turns.append(key)
@@ -123,6 +143,14 @@ class StartQueue:
             self._start_s = 0.0  # the pace of another time says nothing
         self._number += 1
         queue.append(_Waiting(now, bearer, exchange))
+
+    def shed_one(self, bearer: Bearer) -> None:
+        """One of its requests has been answered that there are too many."""
+        if self._shed_now < self.clients_a_turn and not self._unheard:
+            self._shed_now += 1
+        else:
+            bearer.stop_hearing()
+            self._unheard.append(bearer)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop goes round: begin the next ones."""
@@ -162,15 +190,8 @@ class StartQueue:
         if exchange.dropped:
             return
         if now - since > self._longest_s:
-            self._shed(bearer, exchange, "expired")
+            bearer.shed(exchange, "expired")
+            self.shed_one(bearer)
         else:
             self._started += 1
             bearer.start(exchange)
-
-    def _shed(self, bearer: Bearer, exchange: Exchange, reason: Reason) -> None:
-        bearer.shed(exchange, reason)
-        if self._shed_now < self.clients_a_turn and not self._unheard:
-            self._shed_now += 1
-        else:
-            bearer.stop_hearing()
-            self._unheard.append(bearer)
