@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from kit import stores
 
 from xrouter.app import Gateway
 from xrouter.auth.issue import issue
@@ -114,7 +115,7 @@ def new_key(store: str, **fields: Any) -> str:
     """A key in the database `store`, made as `xrouter keys create --credits` makes it. Returns the secret."""
 
     async def make() -> str:
-        engine = await open_store(store)
+        engine = await open_store(stores.with_schema(store))
         try:
             new = NewKey(**{"name": "test", "account": "tests", **fields})
             issued = await issue(KeyStore(engine, RealWorld()), new)
