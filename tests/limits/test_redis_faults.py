@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -115,7 +117,7 @@ async def test_f12_a_key_of_another_type_is_replaced(
         redis.client().delete(three.key)
         redis.client().rpush(three.key, "not", "ours")
         if met_by == "a change":
-            patient_store.settle([Change(three.limit, three.key, "gone", -1)])
+            patient_store.settle([Change(three.limit, three.key, "gone" if strategy == "concurrency" else 0, -1)])
         assert [await admitted(patient_store, [three], f"r{n}") for n in range(4)] == [True] * 3 + [False]
     replaced = [record for record in caplog.records if "replaced" in record.message]
     assert len(replaced) == 1
@@ -188,6 +190,39 @@ async def test_what_failed_once_is_sent_again_though_there_was_no_outage(
     assert not patient_store.degraded
     await patient_store.admit("s", [claim(WIDE.limit, 1, "another")])
     assert (await patient_store.admit("t", [claim(tokens.limit, 0)])).states[0].remaining == 40
+
+
+async def test_what_was_told_and_not_answered_is_told_again_and_counts_once(
+    redis: RedisServer, patient_store: RedisStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a new master does that has no replica yet: it runs the script and cannot confirm it, perhaps more than once.
+
+    Fails if a use has no name, or the script does not know it: then all that was admitted in an outage counts three times.
+    """
+    kinds = [
+        claim(limit(name=kind, strategy=kind, amount=100, window_s=3600)) for kind in ("fixed_window", "sliding_window")
+    ]
+    run = patient_store._link._client.run
+
+    async def lose(*call: Any) -> list[bytes]:
+        await run(*call)
+        raise ConnectionError("gone")
+
+    async def failed(tell: Callable[[], None]) -> None:
+        before = patient_store.counters.store_errors
+        with monkeypatch.context() as broken:
+            broken.setattr(patient_store._link._client, "run", lose)
+            tell()
+            await until(lambda: patient_store.counters.store_errors > before)
+            await asyncio.sleep(0)
+
+    await failed(lambda: patient_store.settle([Change(one.limit, one.key, NOW, 30) for one in kinds]))
+    await failed(patient_store._renew)
+    patient_store.settle([Change(kinds[0].limit, kinds[0].key, NOW, 5)])
+    await patient_store.admit("s", [claim(WIDE.limit, 1, "another")])
+    looks = await patient_store.admit("t", [claim(one.limit, 0) for one in kinds] + [claim(kinds[0].limit, 0)])
+    assert [state.remaining for state in looks.states] == [65, 70, 65]
+    assert all(redis.client().pttl(key) > 0 for key in redis.client().keys("xrl:{*"))
 
 
 async def test_what_was_queued_behind_a_call_that_fails_was_not_sent(

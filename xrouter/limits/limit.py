@@ -133,13 +133,15 @@ class Change(Struct, frozen=True):
     """A later change of what was taken: `delta` more, or less if negative. For a lease: -1 ends it, 0 takes or renews it.
 
     What was taken in a window that has passed is not changed: it counts no more. With a mark made by `ago`, `delta` is what
-    was used then and is not known yet: it is taken whether it fits or not.
+    was used then and is not known yet: it is taken whether it fits or not. With a `name` it is taken once, however often it
+    is told.
     """
 
     limit: Limit
     key: str
     mark: Mark
     delta: int
+    name: str = ""
 
     @property
     def age_us(self) -> int | None:

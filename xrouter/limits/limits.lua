@@ -8,12 +8,12 @@
 -- kind   f fixed window | s sliding window | t token bucket | c concurrency
 --
 -- The changes are applied if the claims are refused, or if there are none; the mark 'ago N' is of what was used N µs ago and
--- is not known here. Returned are whole numbers with spaces between them: 1 if admitted, 1 if a key held something else and
+-- is not known here, and 'ago N name' of what counts once, however often it is told. Returned are whole numbers with spaces between them: 1 if admitted, 1 if a key held something else and
 -- was replaced, then for each claim: fits, remaining, reset µs, retry µs, mark. One text each way is several times cheaper
 -- to encode and to parse in Python than lists of numbers.
 -- All times are the server's, so clients' clocks do not matter. Every key expires once nothing in it counts.
 
-local SLICES, SLOT_RETRY_US = 60, 1000000
+local SLICES, SLOT_RETRY_US, LONGEST_NAMED_US = 60, 1000000, 3600000000
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local lines = {}
@@ -212,6 +212,13 @@ function Slots.change(claim, mark, delta)
   if delta < 0 then redis.call('ZREM', claim.key, mark) else hold(claim, mark) end
 end
 
+-- Whether it is told for the first time. Its name is known as long as an answer that was lost is likely to be asked for again.
+local function is_new(change, name)
+  if name == '' then return true end
+  local known_ms = whole(math.min(change.window, LONGEST_NAMED_US) / 1000)
+  return redis.call('SET', change.key .. ':' .. name, '', 'NX', 'PX', known_ms) and true
+end
+
 local TYPES = {f = Fixed, s = Sliding, t = Bucket, c = Slots}
 
 local function parse(key, text)
@@ -247,9 +254,9 @@ end
 if not admitted or count == 0 then
   for i = count + 1, #KEYS do
     local change = parse(KEYS[i], lines[i + 1])
-    local age = string.match(change.mark, '^ago (%d+)$')
+    local age, name = string.match(change.mark, '^ago (%d+) ?(.*)$')
     if age then
-      change.type.used_at(change, change.amount, now - tonumber(age))
+      if is_new(change, name) then change.type.used_at(change, change.amount, now - tonumber(age)) end
     else
       change.type.change(change, change.mark, change.amount)
     end

@@ -29,6 +29,7 @@ class MemoryStore:
         self._most = most_windows
         self._windows: dict[str, Window] = {}
         self._watched: deque[str] = deque()  # the keys of all windows; the left end is looked at next
+        self.dropped = 0  # states that went although they counted
         self._due = 0  # how many are to be looked at
 
     async def start(self) -> None:
@@ -123,6 +124,7 @@ class MemoryStore:
         self._due = 0
         while len(windows) > self._most:
             del windows[watched.popleft()]
+            self.dropped += 1
 
     def _now_us(self) -> int:
         return int(self._monotonic() * MICRO)

@@ -12,12 +12,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final, TypeVar
 
-from xrouter.limits.limit import Change, Claim, Decision, Limit, State
-from xrouter.limits.memory import MemoryStore
+from xrouter.limits.limit import Change, Claim, Decision, Limit, Mark, State
 from xrouter.limits.redis_client import Call, Client, Reply
 from xrouter.limits.redis_link import DEADLINE_S, RedisLink
 from xrouter.limits.store import Counters, StoreDown
-from xrouter.world import RealWorld
+from xrouter.limits.telling import Telling
 
 log = logging.getLogger("xrouter.limits")
 Part = TypeVar("Part", Claim, Change)
@@ -43,14 +42,16 @@ class RedisStore:
         self._lease_us = int(lease_s * 1_000_000)
         self._held: dict[tuple[str, str], Limit] = {}  # the leases of requests under way, by key and lease
         self._kept: deque[Change] = deque()
-        self._missed = MemoryStore(RealWorld(), _MOST_KEPT)  # uses that the server is to hear of, as long as they count
-        self._behind = False  # whether anything is kept or missed
+        self._lost = 0  # of those kept
+        self._telling = Telling()
+        self._behind = False  # whether anything is kept or to be told
         self._renewing: asyncio.Task[None] | None = None
         self._replaced = False
 
     @property
     def counters(self) -> Counters:
         self._counters.store_errors = self._link.errors
+        self._counters.lost_changes = self._lost + self._telling.lost
         return self._counters
 
     @property
@@ -127,37 +128,38 @@ class RedisStore:
                     self._held[lease] = change.limit
 
     def _send(self, changes: list[Change]) -> None:
-        reply = self._link.call(self._encode("", (), changes))
+        named = self._telling.named(changes)
+        reply = self._link.call(self._encode("", (), named))
         if reply.done():  # it is away; kept now and not in the loop's next turn, in which it may be back and be asked
-            self._sent(reply, changes)
+            self._sent(reply, changes, named)
         else:
-            reply.add_done_callback(lambda done: self._sent(done, changes))
+            reply.add_done_callback(lambda done: self._sent(done, changes, named))
 
-    def _sent(self, done: asyncio.Future[Reply], changes: list[Change]) -> None:
+    def _sent(self, done: asyncio.Future[Reply], changes: Sequence[Change], named: Sequence[Change]) -> None:
         """Keep what could not be sent until the server is back.
 
         Where it is not known whether a call has run, only those changes are repeated of which a second time does no harm to
-        the limit: the end of a lease, and more use.
+        the limit: the end of a lease, a use by its name, and a correction to more use.
         """
         error = done.exception()
         if not isinstance(error, StoreDown):
             return
         self._behind = True
-        for change in changes:
-            if change.age_us is not None:
-                self._missed.settle([change])
+        for change in named if error.sent else changes:
+            if (age_us := change.age_us) is not None:
+                self._telling.keep(change, age_us)
             elif change.limit.kind == "concurrency" and not change.delta:
                 continue  # the renewals take the lease if its request is still under way, and only then
             elif not error.sent or change.delta > 0 or (change.limit.kind == "concurrency" and change.delta < 0):
                 self._kept.append(change)
         while len(self._kept) > _MOST_KEPT:
             self._kept.popleft()
-            self._counters.lost_changes += 1
+            self._lost += 1
 
     def _catch_up(self) -> None:
         """The server answers: send what could not be sent. What fails again is kept again."""
         self._behind = False
-        kept, self._kept = [*self._kept, *self._missed.drain()], deque()
+        kept, self._kept = [*self._kept, *self._telling.drain()], deque()
         if kept:
             self.settle(kept)
 
@@ -179,7 +181,7 @@ class RedisStore:
         """What limits.lua is to be told."""
         lines = [f"{len(claims)} {self._lease_us} {lease}"]
         lines += [f"{claim.limit.code} {claim.amount}" for claim in claims]
-        lines += [f"{change.limit.code} {change.delta} {change.mark}" for change in changes]
+        lines += [f"{change.limit.code} {change.delta} {_mark(change)}" for change in changes]
         return [claim.key for claim in claims] + [change.key for change in changes], "\n".join(lines)
 
     def _decision(self, lease: str, claims: Sequence[Claim], reply: Reply) -> Decision:
@@ -209,6 +211,10 @@ class RedisStore:
             self.settle([*_given_back(claims, decision), *otherwise])
         else:
             self._hold(otherwise)
+
+
+def _mark(change: Change) -> Mark:
+    return f"{change.mark} {change.name}" if change.name else change.mark
 
 
 def _decode(lease: str, claims: Sequence[Claim], reply: Reply) -> tuple[Decision, bool]:
