@@ -43,6 +43,10 @@ _REDIS = "redis is null or an address that begins with redis://, rediss://, redi
         ("store: postgresql://u:1/2@h/d", f"1:8: {_STORE}; a password's / ? # and @ are written %2F %3F %23 and %40"),
         ("redis: localhost:6379", f"1:8: {_REDIS}"),
         ("redis: http://localhost", f"1:8: {_REDIS}"),
+        ("redis: redis://h/abc", "1:8: a database of Redis is a number: redis://host/0"),
+        ("redis: redis+sentinel://h:1,h:x/name", f"1:8: {_REDIS}"),
+        ("redis: redis+sentinel://h", "1:8: the master's name follows the sentinels: redis+sentinel://host,host/name"),
+        ("redis: redis+sentinel://h/name/x", "1:8: a database of Redis is a number: redis://host/0"),
         ("ledger: {hold_lease_s: 0}", f"1:24: {_POSITIVE}"),
         ("tiers: {free: {requests: [20/minute, 20/minutely]}}", f"1:38: {_LIMIT}"),
         ("tiers: {free: {tokens: [0/minute]}}", f"1:25: {_LIMIT}"),
@@ -195,3 +199,12 @@ models:
     settings = load_text(text + sheet.sections["filters"])
     assert settings.server.workers == 2
     assert settings.upstreams["up"].proxy == "http://user:secret@proxy:3128"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["redis+sentinel://a:26379,b:26380/name/1", "redis+sentinel://u:p@a,b/name", "rediss://h:6380/0?ssl_ca_certs=/f"],
+)
+def test_an_address_of_redis(load_text, sheet, address):
+    """Fails for the first where an address has one port: sentinels with a port each were refused."""
+    assert load_text(sheet("redis", f"redis: {address}")).redis == address

@@ -39,6 +39,9 @@ _LIMIT: Final = re.compile(
 )
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+")
 _REDIS_SCHEMES: Final = ("redis", "rediss", "redis+cluster", "redis+sentinel")
+_REDIS_FORMS: Final = (
+    "redis is null or an address that begins with redis://, rediss://, redis+cluster:// or redis+sentinel://"
+)
 _MOST_CREDITS: Final = 2**63 // 10**9 - 1
 _MOST_DAYS: Final = 36_500
 _UNITS_OF_PRICE: Final = (1, 1000, 1_000_000)
@@ -212,10 +215,34 @@ def _postgresql(value: str) -> str | None:
 
 
 def _redis(value: str) -> str | None:
+    if value.startswith("redis+sentinel://"):
+        return _sentinels(value)
     parts = _split(value)
     if parts is None or parts.scheme not in _REDIS_SCHEMES or not parts.netloc:
-        return "redis is null or an address that begins with redis://, rediss://, redis+cluster:// or redis+sentinel://"
-    return None
+        return _REDIS_FORMS
+    return _database("" if parts.scheme == "redis+cluster" else parts.path.strip("/"))
+
+
+def _sentinels(value: str) -> str | None:
+    """Several of them, each with a port of its own or not, and the master's name: `redis+sentinel://a:26379,b:26379/name`."""
+    if not _VISIBLE.fullmatch(value) or "\\" in value:
+        return _REDIS_FORMS
+    try:
+        parts = urlsplit(value)
+        servers = parts.netloc.rpartition("@")[2].split(",")
+        whole = all(urlsplit(f"//{server}").hostname and urlsplit(f"//{server}").port != 0 for server in servers)
+    except ValueError:
+        return _REDIS_FORMS
+    name, _, database = parts.path.strip("/").partition("/")
+    if not whole:
+        return _REDIS_FORMS
+    return _database(database) if name else "the master's name follows the sentinels: redis+sentinel://host,host/name"
+
+
+def _database(text: str) -> str | None:
+    return (
+        None if not text or (text.isascii() and text.isdecimal()) else "a database of Redis is a number: redis://host/0"
+    )
 
 
 def _file(value: Any) -> str | None:
