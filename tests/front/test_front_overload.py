@@ -132,16 +132,20 @@ def test_what_a_shed_request_is_answered(served: tuple[Work, ThreadedServer]) ->
             assert client.answer().status == 200
 
 
-def test_a_noisy_key_waits_behind_itself(served: tuple[Work, ThreadedServer]) -> None:
-    work, server = served
-    with crowded(server) as noisy, RawClient((server.host, server.port)) as quiet:
+def test_a_noisy_key_waits_behind_itself() -> None:
+    """Two hundred of its requests wait. Fails where all keys have one queue."""
+    with (
+        serving(queue_s=1.6) as (work, server),
+        crowded(server, 400) as noisy,
+        RawClient((server.host, server.port)) as quiet,
+    ):
         until(lambda: work.shed.total() > 200)
         for _ in range(10):
             before = len(work.begun)
             quiet.send(request("quiet"))
             assert quiet.answer().status == 200
             place = work.begun.index("quiet", before)
-            assert place - before < 4 * STARTS_A_TURN  # what has begun, and the next turn
+            assert place - before < 8 * STARTS_A_TURN  # what has begun, the next turn, and what a busy machine adds
     assert noisy[200] > 0
     assert noisy[503] > 0
 
