@@ -80,6 +80,7 @@ class Process:
         self.gateway = Gateway(settings_of(variant), world=self.world, log_writer=self.log)
         self.gateway._ledger = self.ledger
         self.gateway._engine = self.gateway._keys = self.gateway._limits = unused
+        self.gateway._started.set()  # its parts are these; a reload waits for that
         await self.reload(variant)
         self.serving = True
 
