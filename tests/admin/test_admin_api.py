@@ -40,6 +40,7 @@ def ask(gateway: Serving, method: str, path: str, token: str | None = TOKEN) -> 
 def test_only_the_admin_token_is_let_in(gateway: Serving, token: str | None) -> None:
     answer = ask(gateway, "POST", "reload", token)
     assert (answer.status_code, answer.json()["error"]["type"]) == (401, "authentication_error")
+    assert answer.headers["www-authenticate"] == "Bearer"  # it had none
 
 
 def test_what_is_not_there_is_refused_in_the_usual_shape(gateway: Serving) -> None:

@@ -6,6 +6,7 @@ It is control plane: Starlette, no chain, no metrics of requests. Errors have th
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from hmac import compare_digest
+from math import ceil
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -118,7 +119,12 @@ def _response(body: Any, status: int = 200) -> Response:
 
 def _failed(request: Request, error: Exception) -> Response:
     told = error if isinstance(error, XRouterError) else InternalError()
-    return _response(told.body(), told.status)
+    answer = _response(told.body(), told.status)
+    if told.status == 401:
+        answer.headers["www-authenticate"] = "Bearer"  # RFC 9110 section 15.5.2: a 401 says how to do better
+    if told.retry_after_s is not None:
+        answer.headers["retry-after"] = str(max(1, ceil(told.retry_after_s)))
+    return answer
 
 
 def _unrouted(request: Request, error: Exception) -> Response:
