@@ -28,7 +28,7 @@ _FIRST_PAUSES_S: Final = (0.001, 0.05, 0.3, 2.0)
 _GARBAGE: Final[tuple[Any, ...]] = (
     {"prompt_tokens": -5, "completion_tokens": 3},
     {"prompt_tokens": 18446744073686646784, "completion_tokens": 1},
-    {"prompt_tokens": "7", "completion_tokens": 1},
+    {"prompt_tokens": "seven", "completion_tokens": 1},
     {"prompt_tokens": 3.5, "completion_tokens": 1},
     "none",
 )
