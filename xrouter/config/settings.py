@@ -32,7 +32,7 @@ class Server:
     header_timeout_s: float = 10.0  # the whole head of a request must have come by then
     body_timeout_s: float = 30.0  # the longest pause while a body is coming
     idle_timeout_s: float = 75.0  # a kept-alive connection without a request
-    queue_s: float = 1.0  # the longest that a request waits to begin; one that would wait longer is answered 503
+    queue_s: float = 2.0  # the longest that a request waits to begin; one that would wait longer is answered 503
     write_timeout_s: float = 60.0  # a client that takes no byte for so long is cut off
     max_header_bytes: int = 32 * 1024
     max_headers: int = 100
