@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from kit.filter_source import filter_source
 from kit.gateway import CHAIN, RunningGateway, running_gateway
 from kit.hostile import Peer, answer, answering
 from kit.scripted import Scripted, scripted_upstream
@@ -92,13 +93,7 @@ def test_f19_the_old_connections_are_closed(upstream: Scripted, gateway: Running
 def test_f19_one_that_cannot_start_changes_nothing(upstream: Scripted, gateway: RunningGateway, tmp_path: Path) -> None:
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "never_starts.py").write_text(
-        "from dataclasses import dataclass\n\n\n"
-        "class NeverStarts:\n"
-        "    needs = provides = frozenset()\n\n"
-        "    @dataclass(frozen=True)\n    class Config:\n        pass\n\n"
-        "    def __init__(self, app, config, services):\n        self.app = app\n\n"
-        "    async def start(self):\n        raise OSError('no such file')\n\n"
-        "    async def __call__(self, scope, receive, send):\n        await self.app(scope, receive, send)\n"
+        filter_source("NeverStarts", on_start="raise OSError('no such file')")
     )
     broken = loaded(gateway, upstream, tmp_path, NEW + "  - plugins.never_starts:NeverStarts: {}\n")
     with pytest.raises(OSError, match="no such file"):

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 from kit.gateway import running_gateway
-from kit.hostile import answer, answering
+from kit.hostile import answer, answering, chat_answer
 from kit.scripted import scripted_upstream
 
 from xrouter.context import RequestContext
-from xrouter.wire import encode_json
 
 CONFIG = """
 upstreams:
@@ -21,17 +20,6 @@ tiers:
   default: {requests: [10/day], tokens: [100000/minute], concurrency: 10}
 filters: [auth, rate_limit, body, {routing: {retries: 0}}, token_count, quota]
 """
-WHOLE = answer(
-    encode_json(
-        {
-            "id": "u",
-            "model": "m",
-            "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}],
-        }
-    ),
-    "content-type: application/json",
-)
 STREAM = answer(
     b'data: {"id":"u","model":"m","choices":[{"index":0,"delta":{"content":"yes"},"finish_reason":"stop"}]}\n\n'
     b"data: [DONE]\n\n",
@@ -43,11 +31,11 @@ MESSAGES = [{"role": "user", "content": "?"}]
 @pytest.mark.parametrize(
     ("upstream_answer", "body", "times", "status"),
     [
-        (WHOLE, {"model": "paid/chat"}, 3, 200),
+        (chat_answer(), {"model": "paid/chat"}, 3, 200),
         (STREAM, {"model": "paid/chat", "stream": True}, 3, 200),
-        (WHOLE, {"model": "paid/chat", "max_tokens": "many"}, 3, 400),
-        (WHOLE, {"model": "no/such"}, 3, 404),
-        (WHOLE, {"model": "paid/chat"}, 12, 429),
+        (chat_answer(), {"model": "paid/chat", "max_tokens": "many"}, 3, 400),
+        (chat_answer(), {"model": "no/such"}, 3, 404),
+        (chat_answer(), {"model": "paid/chat"}, 12, 429),
         (answer(b"{}", "content-type: application/json", status="500 Oops"), {"model": "paid/chat"}, 3, 502),
     ],
     ids=["whole", "stream", "bad request", "no model", "over its limit", "upstream failed"],

@@ -8,8 +8,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from kit.filter_source import filter_source
 from kit.gateway import RunningGateway, running_gateway
-from kit.hostile import answer, answering
+from kit.hostile import answering, chat_answer
 from kit.scripted import scripted_upstream
 
 from xrouter.wire import encode_json
@@ -24,37 +25,8 @@ tiers:
   default: {requests: [100000/hour], concurrency: 10000}
 filters: [auth, rate_limit, "busy:Busy", body, routing, token_count, quota]
 """
-BUSY = """
-import time
-from dataclasses import dataclass
-
-
-class Busy:
-    needs = provides = frozenset()
-
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    def __init__(self, app, config, services):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        time.sleep(0.004)  # so that 250 a second are too many
-        await self.app(scope, receive, send)
-"""
+BUSY = filter_source("Busy", first="import time", on_request="time.sleep(0.004)")  # so that 250 a second are too many
 COST = 10 * 1 + 3 * 2
-WHOLE = answer(
-    encode_json(
-        {
-            "id": "u",
-            "model": "m",
-            "usage": {"prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13},
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "yes"}}],
-        }
-    ),
-    "content-type: application/json",
-)
 BODY = {"model": "paid/chat", "messages": [{"role": "user", "content": "?"}]}
 
 
@@ -84,7 +56,7 @@ def shed(gateway: RunningGateway) -> tuple[int, str]:
 def test_a_shed_request_is_counted_nowhere(tmp_path: Path) -> None:
     (tmp_path / "busy.py").write_text(BUSY)
     with scripted_upstream() as upstream:
-        upstream.set(answering(WHOLE))
+        upstream.set(answering(chat_answer()))
         with running_gateway(CONFIG, {"URL": upstream.url}, tmp_path) as gateway:
             statuses = crowd(gateway, 200, 1.0)
             assert set(statuses) == {200, 503}

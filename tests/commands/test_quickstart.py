@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from kit.filter_source import filter_source
 
 from xrouter.wire import decode_json
 
@@ -314,23 +315,4 @@ def test_a_gateway_that_cannot_start_announces_nothing(tmp_path: Path) -> None:
     assert "no house to filter for" in ended.stderr
 
 
-FAILING = """
-from dataclasses import dataclass
-
-
-class Failing:
-    needs = provides = frozenset()
-
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    def __init__(self, app, config, services):
-        self.app = app
-
-    async def start(self):
-        raise RuntimeError("no house to filter for")
-
-    async def __call__(self, scope, receive, send):
-        await self.app(scope, receive, send)
-"""
+FAILING = filter_source("Failing", on_start='raise RuntimeError("no house to filter for")')

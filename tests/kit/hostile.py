@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
+from xrouter.wire import encode_json
+
 Script = Callable[["Peer"], Awaitable[None]]
 
 
@@ -158,6 +160,18 @@ def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
     """A well-formed answer with a Content-Length."""
     lines = [f"HTTP/1.1 {status}", *headers, f"content-length: {len(body)}", "", ""]
     return "\r\n".join(lines).encode() + body
+
+
+def chat_answer(content: str = "yes", *, prompt_tokens: int = 10, completion_tokens: int = 3) -> bytes:
+    """OpenAI's whole answer of a chat."""
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+    body = {"id": "u", "model": "m", "usage": usage, "choices": [choice]}
+    return answer(encode_json(body), "content-type: application/json")
 
 
 def chunked(*pieces: bytes) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import pytest
 from kit.keys import HandWorld
 
 from xrouter.limits.limit import Change, Claim, Decision, Limit
@@ -51,6 +52,19 @@ class InRedis:
 
     async def pass_s(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def next_call_fails(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """The next call fails once the event is set; those after it are as ever."""
+    fails = asyncio.Event()
+
+    async def fail(*_: object) -> list[bytes]:
+        await fails.wait()
+        monkeypatch.undo()
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(store._link._client, "run", fail)
+    return fails
 
 
 async def start_well(store: RedisStore) -> RedisStore:

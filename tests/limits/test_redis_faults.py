@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 from kit.redis_server import RedisServer
-from limits_kit import WIDE, admitted, answered, change, claim, limit, until
+from limits_kit import WIDE, admitted, answered, change, claim, limit, next_call_fails, until
 
 from xrouter.limits import redis_link
 from xrouter.limits.limit import NOW, Change
@@ -231,14 +231,7 @@ async def test_what_was_queued_behind_a_call_that_fails_was_not_sent(
     """Fails if it counts as sent: what was to be given back is then dropped, lest it be given back twice."""
     tokens = claim(limit(kind="tokens", amount=100, window_s=60), 60)
     decision = await patient_store.admit("r", [tokens])
-    fails = asyncio.Event()
-
-    async def fail(*_: object) -> list[bytes]:
-        await fails.wait()
-        monkeypatch.undo()
-        raise ConnectionError("gone")
-
-    monkeypatch.setattr(patient_store._link._client, "run", fail)
+    fails = next_call_fails(patient_store, monkeypatch)
     sent = asyncio.create_task(patient_store.admit("s", [tokens]))
     await asyncio.sleep(0.01)
     patient_store.settle([change(tokens, decision, -50)])

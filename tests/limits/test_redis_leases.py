@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from kit.redis_server import RedisServer
-from limits_kit import admitted, answered, change, claim, limit, start_well
+from limits_kit import admitted, answered, change, claim, limit, next_call_fails, start_well
 
 from xrouter.limits.limit import Change, Claim
 from xrouter.limits.redis_client import open_client
@@ -107,14 +107,7 @@ async def test_a_client_that_leaves_in_a_call_that_fails_holds_no_place(
 ) -> None:
     """Fails if what a cancelled call was to give back is forgotten where the call fails: its lease is renewed for ever."""
     first = await patient_store.admit("r", [ONE])
-    fails = asyncio.Event()
-
-    async def fail(*_: object) -> list[bytes]:
-        await fails.wait()
-        monkeypatch.undo()
-        raise ConnectionError("gone")
-
-    monkeypatch.setattr(patient_store._link._client, "run", fail)
+    fails = next_call_fails(patient_store, monkeypatch)
     second = asyncio.create_task(
         patient_store.admit("r", [Claim(TOKENS.limit, TOKENS.key, 1)], [change(ONE, first, -1)])
     )

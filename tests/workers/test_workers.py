@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from kit.filter_source import filter_source
 from kit.gateway import new_key
 from kit.money import problems
 from kit.redis_server import running_redis
@@ -28,27 +29,16 @@ from xrouter.workers.messages import WorkerState
 
 SECOND = "  local/second: {price: free, routes: [{upstream: local, model: sandbox-large}]}\n"
 # A filter of the operator's own whose import takes its time.
-SLOW = """
-import time
-from dataclasses import dataclass
-from pathlib import Path
+SLOW = filter_source(
+    "Slow",
+    first="""
+    import time
+    from pathlib import Path
 
-Path(__file__).with_name("imported").touch()
-time.sleep(1)
-
-class Slow:
-    needs = provides = frozenset()
-
-    @dataclass(frozen=True)
-    class Config:
-        pass
-
-    def __init__(self, app, config, services):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        await self.app(scope, receive, send)
-"""
+    Path(__file__).with_name("imported").touch()
+    time.sleep(1)
+    """,
+)
 BODY = {"model": "local/large", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
 
 

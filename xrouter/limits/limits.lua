@@ -8,9 +8,9 @@
 -- kind   f fixed window | s sliding window | t token bucket | c concurrency
 --
 -- The changes are applied if the claims are refused, or if there are none; the mark 'ago N' is of what was used N µs ago and
--- is not known here, and 'ago N name' of what counts once, however often it is told. Returned are whole numbers with spaces between them: 1 if admitted, 1 if a key held something else and
--- was replaced, then for each claim: fits, remaining, reset µs, retry µs, mark. One text each way is several times cheaper
--- to encode and to parse in Python than lists of numbers.
+-- is not known here, and 'ago N name' of what counts once, however often it is told. Returned are whole numbers with spaces
+-- between them: 1 if admitted, 1 if a key held something else and was replaced, then for each claim: fits, remaining, reset
+-- µs, retry µs, mark. One text each way is several times cheaper to encode and to parse in Python than lists of numbers.
 -- All times are the server's, so clients' clocks do not matter. Every key expires once nothing in it counts.
 
 local SLICES, SLOT_RETRY_US, LONGEST_NAMED_US = 60, 1000000, 3600000000

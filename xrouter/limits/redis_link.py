@@ -29,9 +29,7 @@ log = logging.getLogger("xrouter.limits")
 DEADLINE_S: Final = 0.05
 _CONNECT_S: Final = 0.5  # a probe may connect, with TLS; a call uses a connection that is there
 _PROBE_S: Final = 1.0
-_RETURN_S: Final = (
-    2.0  # by then every process has found a server well that one has; a probe may take half a second itself
-)
+_RETURN_S: Final = 2.0  # by then every process has found well what one has: a probe may take half a second itself
 _FAILURES: Final = 5
 _BATCH: Final = (
     64  # calls in one pipeline: some 3 ms of work, so the deadline is about the server and not about the load

@@ -28,7 +28,8 @@ class Telling:
         self._monotonic = world.monotonic
         self._missed = MemoryStore(world, _MOST)
         self._unsure: deque[tuple[int, Change]] = deque()  # with the time at which it was used
-        self._names = (f"{prefix}-{number}" for prefix in [uuid4().hex] for number in count())
+        self._process = uuid4().hex  # no other process has its names
+        self._numbers = count()
         self._given_up = 0
 
     @property
@@ -44,7 +45,9 @@ class Telling:
         return changes
 
     def _named(self, change: Change) -> Change:
-        return change if change.age_us is None or change.name else replace(change, name=next(self._names))
+        if change.age_us is None or change.name:
+            return change
+        return replace(change, name=f"{self._process}-{next(self._numbers)}")
 
     def keep(self, use: Change, age_us: int) -> None:
         """Its call has failed. With a name it may have been told."""

@@ -170,11 +170,9 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             for handled in _HANDLED:
                 signal.signal(handled, signal.SIG_DFL)
-            for told_to_all in (
-                signal.SIGHUP,
-                signal.SIGUSR2,
-            ):  # by a terminal that closes, or `pkill`: the supervisor obeys
-                signal.signal(told_to_all, signal.SIG_IGN)
+            # A terminal that closes, or `pkill`, tells the whole group: the supervisor obeys.
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDLED)
             for worker in self._workers:
                 worker.channel.close()
