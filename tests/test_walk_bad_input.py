@@ -162,6 +162,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("embeddings", {"input": ["x"] * 2049}, "input"),
     ("embeddings", {"encoding_format": "hex"}, "encoding_format"),
     ("embeddings", {"dimensions": 0}, "dimensions"),
+    ("embeddings", {"stream": True}, "stream"),
 ]  # fmt: skip
 BASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", GOOD),

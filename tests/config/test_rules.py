@@ -1,6 +1,7 @@
 """Ranges, addresses, rates: every rule's refusal at its place, and that what is right passes."""
 
 import pytest
+import trustme
 
 from xrouter.config.rules import limit_fault
 
@@ -84,6 +85,7 @@ def test_section_that_breaks_a_rule(problems_of, sheet, line, problem):
         ("proxy: http://h\n    engine: http1", "the engine http1 speaks to no proxy; leave `engine` out, or httpx2"),
         ("engine: http2", "10: expected one of 'http1', 'httpx2', found 'http2'"),
         ("key_file: /no/such/file", "12: no such file (a relative path starts at the working directory)"),
+        (f"tls: {{ca_file: {__file__}}}", "17: the file holds no certificates in PEM form"),
         ("tls: {ca_file: /no/such/file}", "17: no such file (a relative path starts at the working directory)"),
         ('api_key: "sk-1\\n"', f"11: {_CREDENTIAL}"),  # how a block scalar ends; each request was a 500 for it
         ("api_key: ключ", f"11: {_CREDENTIAL}"),
@@ -177,7 +179,7 @@ def test_no_rates(limit):
 
 
 def test_what_is_right_passes(load_text, sheet, tmp_path):
-    (tmp_path / "ca.pem").write_text("x")
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     text = f"""
 server: {{host: "::1", port: 0, workers: 2, drain_s: 0, trusted_proxies: [10.0.0.0/8, "::1", 192.168.1.1]}}
 store: postgresql://user:p%40ss@db.example:5432/xrouter?ssl=require

@@ -7,6 +7,7 @@ few go by the field's name in any class, a plugin's too: `…_s` is a duration, 
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
@@ -27,6 +28,7 @@ from xrouter.config.settings import (
     Tier,
     TierQuota,
     Timeouts,
+    Tls,
     UpstreamSettings,
 )
 from xrouter.secret import Secret
@@ -255,6 +257,18 @@ def _file(value: Any) -> str | None:
     return None if found else "no such file (a relative path starts at the working directory)"
 
 
+def _authorities(value: str) -> str | None:
+    if fault := _file(value):
+        return fault
+    try:
+        ssl.create_default_context(cafile=value)
+    except ssl.SSLError:
+        return "the file holds no certificates in PEM form"
+    except OSError as error:
+        return f"the file cannot be read: {error.strerror}"
+    return None
+
+
 _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (Server, "host"): _host,
     (Server, "port"): _between(0, 65535),
@@ -303,6 +317,7 @@ _RULES: Final[Mapping[tuple[type[Any], str], Rule]] = {
     (TierQuota, "week"): _credits,
     (TierQuota, "month"): _credits,
     (Admin, "token"): _credential,
+    (Tls, "ca_file"): _authorities,
     (Settings, "store"): _store,
     (Settings, "redis"): _redis,
 }

@@ -39,6 +39,10 @@ def read_call(kind: str, raw: bytes) -> Call:
         request = msgspec.convert(body, _REQUESTS[kind])
     except msgspec.ValidationError as error:
         raise field_fault(error) from None
+    if kind == "embeddings" and body.get("stream"):
+        raise BadRequest(
+            "Embeddings are not streamed", param="stream"
+        )  # some upstreams would, and no client could read it
     call = Call(kind, request, body, raw)  # type: ignore[arg-type]  # kind is a key of _REQUESTS
     if not call.models:
         raise BadRequest("`model` is missing", param="model")
