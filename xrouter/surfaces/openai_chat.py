@@ -15,14 +15,13 @@ CHUNK = "chat.completion.chunk"
 
 
 def wants_usage(call: Call, head: AnswerHead) -> bool:
-    """Whether a stream ends with a usage chunk. OpenRouter's `usage: {include: true}` asks for it too."""
-    options = call.body.get("stream_options")
+    """Whether a stream ends with a usage chunk: OpenRouter's always do, OpenAI's if asked, in either's words."""
+    if head.always_usage:
+        return True
+    options, openrouter = call.body.get("stream_options"), call.body.get("usage")
     if isinstance(options, dict) and isinstance(asked := options.get("include_usage"), bool):
         return asked
-    openrouter = call.body.get("usage")
-    if isinstance(openrouter, dict) and openrouter.get("include") is True:
-        return True
-    return head.always_usage
+    return isinstance(openrouter, dict) and openrouter.get("include") is True
 
 
 def legacy_functions(call: Call) -> bool:
