@@ -22,7 +22,8 @@ KEEP = Prune(keep_holds_us=10 * DAY_S * 10**6, keep_details_us=20 * DAY_S * 10**
 
 @pytest.fixture
 async def pruned(books: Money, tmp_path: Path, world: HandWorld) -> AsyncIterator[Money]:
-    """A second process on the same books, whose sweeper drops what is old."""
+    """A process that drops what is old, and the only one: another might wake first and find this one's lease ended."""
+    await books.ledger.aclose()
     ledger = open_ledger(books.engine, world, lease_s=60, journal=tmp_path / "second.journal", retention=KEEP)
     await ledger.start()
     yield replace(books, ledger=ledger)
